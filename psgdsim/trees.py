@@ -1,0 +1,81 @@
+"""Small helpers over pytrees: names of leaves, sizes, a digest.
+
+They take numpy or jax arrays alike and import jax only when called.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Return `(name, leaf)` of every leaf in jax's order; a name looks like `layers/0/weight`.
+
+    Args:
+        tree: any pytree.
+
+    Returns:
+        One pair per leaf; the name of a bare leaf is `value`.
+    """
+    import jax
+
+    pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [("/".join(_part(entry) for entry in path) or "value", leaf) for path, leaf in pairs]
+
+
+def _part(entry: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)
+
+
+def size(tree: Any) -> int:
+    """Return the number of scalars in a pytree of arrays."""
+    import jax
+
+    return sum(int(leaf.size) for leaf in jax.tree.leaves(tree))
+
+
+def digest(tree: Any) -> str:
+    """Return the sha256 over names, shapes, dtypes and raw bits of all leaves.
+
+    Args:
+        tree: a pytree of arrays.
+
+    Returns:
+        64 hexadecimal digits; equal for two trees only if they are equal bit for bit.
+    """
+    import numpy as np
+
+    sha = hashlib.sha256()
+    for name, leaf in named_leaves(tree):
+        array = np.asarray(leaf)
+        little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
+        sha.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        sha.update(little.tobytes())
+    return sha.hexdigest()
+
+
+def lazy_jit(function: Callable[..., Any], *, static: tuple[str, ...] = ()) -> Callable[..., Any]:
+    """Return `jax.jit(function)`, made at the first call so that defining it does not import jax.
+
+    Args:
+        function: a pure function of arrays.
+        static: names of arguments that are part of the compiled shape, not data.
+    """
+
+    @functools.cache
+    def compiled() -> Callable[..., Any]:
+        import jax
+
+        return jax.jit(function, static_argnames=static)
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        return compiled()(*arguments, **keywords)
+
+    return call
