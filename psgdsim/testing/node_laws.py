@@ -1,0 +1,237 @@
+"""The laws of `Node`, as programs: whatever runs programs must obey them.
+
+Name this module in a scenario's `plugins` and run `strategy: {kind: node_law, law: NAME}` with the driver to check;
+the run fails if the law is broken.
+
+Example:
+    >>> sorted(LAWS)[:3]
+    ['a_cancelled_receive_swallows_nothing', 'a_receive_takes_the_oldest_that_fits', 'a_timeout_is_an_error']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from psgdsim.errors import RecvTimeout, nearest
+from psgdsim.node import Kernel, Node
+from psgdsim.strategies.base import Strategy, register_strategy
+from psgdsim.task import Task
+
+Law = Callable[[Node], Coroutine[Any, Any, None]]
+
+LAWS: dict[str, Law] = {}
+"""All laws by name; each is a program that every rank runs, and raises if the law is broken."""
+
+
+def _law(program: Law) -> Law:
+    LAWS[program.__name__] = program
+    return program
+
+
+@register_strategy("node_law")
+def node_law(law: str) -> Strategy:
+    """Run one law of `Node` on every rank; it trains nothing.
+
+    Args:
+        law: a name in `psgdsim.testing.node_laws.LAWS`.
+    """
+    if law not in LAWS:
+        raise ValueError(f"no law is called {law!r}; {nearest(law, LAWS)}")
+
+    async def worker(node: Node, task: Task) -> None:
+        state = await node.compute(task.init, 0, None)
+        for step in task.steps():
+            await LAWS[law](node)
+            if not await node.checkpoint(step, [state.params]):
+                return
+
+    return Strategy(worker)
+
+
+def _expect(got: object, expected: object) -> None:
+    if got != expected:
+        raise AssertionError(f"expected {expected!r}; got {got!r}")
+
+
+def _filled(number: float, size: int = 3) -> Any:
+    import jax.numpy as jnp
+
+    return jnp.full((size,), number, jnp.float32)
+
+
+FILL = Kernel("fill", _filled)
+DOUBLE = Kernel("double", lambda tree: {name: 2 * leaf for name, leaf in tree.items()})
+
+
+async def _numbers(node: Node, value: Any) -> list[float]:
+    return [float(number) for number in await node.read(value)]
+
+
+@_law
+async def ranks_are_counted_from_zero(node: Node) -> None:
+    """`rank`, `world_size` and `role` are what the scenario says."""
+    _expect(0 <= node.rank < node.world_size, True)
+    _expect(node.role, "worker")
+
+
+@_law
+async def compute_maps_pytrees_of_values(node: Node) -> None:
+    """A kernel takes and gives pytrees; `read` brings their numbers."""
+    value = await node.compute(FILL, node.rank)
+    doubled = await node.compute(DOUBLE, {"a": value, "b": value})
+    _expect(await _numbers(node, doubled["b"]), [2.0 * node.rank] * 3)
+
+
+@_law
+async def messages_carry_trees_and_plain_numbers(node: Node) -> None:
+    """Dicts, lists, tuples, None, ints, floats, bools, texts and values arrive as they were sent."""
+    value = await node.compute(FILL, node.rank)
+    payload = {"value": value, "plain": (1, 2.5, True, None, "text"), "list": [node.rank]}
+    successor, predecessor = (node.rank + 1) % node.world_size, (node.rank - 1) % node.world_size
+    _, message = await node.gather(node.send(successor, payload, tag="tree"), node.recv(predecessor, tag="tree"))
+    _expect((message.src, message.tag), (predecessor, "tree"))
+    _expect(message.payload["plain"], (1, 2.5, True, None, "text"))
+    _expect(message.payload["list"], [predecessor])
+    _expect(await _numbers(node, message.payload["value"]), [float(predecessor)] * 3)
+
+
+@_law
+async def messages_of_one_sender_and_tag_keep_their_order(node: Node) -> None:
+    """What is sent first is received first."""
+    if node.rank == 0:
+        for number in range(20):
+            await node.send(1, number, tag="count")
+    elif node.rank == 1:
+        _expect([(await node.recv(0, tag="count")).payload for _ in range(20)], list(range(20)))
+
+
+@_law
+async def tags_are_received_in_any_order(node: Node) -> None:
+    """A receive passes over messages with other tags."""
+    if node.rank == 0:
+        for tag in ("first", "second", "third"):
+            await node.send(1, tag, tag=tag)
+    elif node.rank == 1:
+        for tag in ("third", "first", "second"):
+            _expect((await node.recv(0, tag=tag)).payload, tag)
+
+
+@_law
+async def a_receive_takes_the_oldest_that_fits(node: Node) -> None:
+    """A receive from any rank gets each message once, whoever sent it."""
+    if node.rank:
+        await node.send(0, node.rank, tag="hello")
+    else:
+        senders = [(await node.recv(tag="hello")).src for _ in range(node.world_size - 1)]
+        _expect(sorted(senders), list(range(1, node.world_size)))
+
+
+@_law
+async def a_multicast_reaches_all_and_only_those_named(node: Node) -> None:
+    """One payload, several receivers."""
+    others = list(range(1, node.world_size))
+    if node.rank == 0:
+        await node.multicast(others, await node.compute(FILL, 7), tag="news")
+    else:
+        message = await node.recv(0, tag="news")
+        _expect((message.src, await _numbers(node, message.payload)), (0, [7.0] * 3))
+
+
+@_law
+async def everyone_may_send_at_once(node: Node) -> None:
+    """Large messages both ways between all ranks at the same time do not block each other."""
+    others = [rank for rank in range(node.world_size) if rank != node.rank]
+    value = await node.compute(FILL, node.rank, 300_000)
+    results = await node.gather(
+        *(node.send(rank, value, tag="big") for rank in others), *(node.recv(rank, tag="big") for rank in others)
+    )
+    for rank, message in zip(others, results[len(others) :], strict=True):
+        _expect(float((await node.read(message.payload))[-1]), float(rank))
+
+
+@_law
+async def gather_returns_results_in_order(node: Node) -> None:
+    """Also of coroutines that end in another order."""
+
+    async def after(seconds: float, result: int) -> int:
+        await node.sleep(seconds)
+        return result
+
+    _expect(await node.gather(after(0.03, 1), after(0.0, 2), after(0.01, 3)), [1, 2, 3])
+    _expect(await node.gather(), [])
+
+
+@_law
+async def gather_raises_the_first_error_and_cancels_the_rest(node: Node) -> None:
+    """And the `finally` blocks of the others run."""
+    ended = []
+
+    async def fail() -> None:
+        await node.sleep(0.0)
+        raise LookupError("on purpose")
+
+    async def wait_for_ever() -> None:
+        try:
+            await node.recv(tag="never")
+        finally:
+            ended.append(True)
+
+    try:
+        await node.gather(wait_for_ever(), fail())
+    except LookupError:
+        _expect(ended, [True])
+    else:
+        raise AssertionError("gather swallowed an error")
+
+
+@_law
+async def time_passes_by_as_much_as_one_sleeps(node: Node) -> None:
+    """`now` does not run backwards, and a sleep takes at least its time."""
+    before = node.now
+    await node.sleep(0.02)
+    _expect(node.now - before >= 0.02 * (1 - 1e-9), True)
+
+
+@_law
+async def a_timeout_is_an_error(node: Node) -> None:
+    """A receive gives up when nothing came in time, and says for what it waited."""
+    try:
+        await node.recv(tag="never", timeout=0.01)
+    except RecvTimeout as error:
+        _expect((error.rank, error.tag), (node.rank, "never"))
+    else:
+        raise AssertionError("a receive that had nothing to receive returned")
+
+
+@_law
+async def a_cancelled_receive_swallows_nothing(node: Node) -> None:
+    """The message goes to the next receive."""
+    if node.rank == 0:
+        await node.recv(1, tag="ready")
+        await node.send(1, 5, tag="late")
+    elif node.rank == 1:
+        job = node.spawn(node.recv(0, tag="late"))
+        await node.sleep(0.01)
+        job.cancel()
+        _expect(await job.wait(), None)
+        await node.send(0, None, tag="ready")
+        _expect((await node.recv(0, tag="late")).payload, 5)
+
+
+@_law
+async def spawned_work_runs_beside_its_program(node: Node) -> None:
+    """`wait` returns its result or raises its error."""
+
+    async def work(*, fails: bool) -> int:
+        await node.sleep(0.01)
+        if fails:
+            raise LookupError("on purpose")
+        return 4
+
+    _expect(await node.spawn(work(fails=False)).wait(), 4)
+    try:
+        await node.spawn(work(fails=True)).wait()
+    except LookupError:
+        return
+    raise AssertionError("the error of a spawned coroutine got lost")

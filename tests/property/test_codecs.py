@@ -1,0 +1,106 @@
+"""Every registered codec keeps the laws, and each its own constants."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from psgdsim import wire
+from psgdsim.codecs import Codec, cast, codecs, error_feedback, identity, stateless, top_k
+from psgdsim.testing import check_codec
+
+# One row per codec: how to build it, and the exact bits of the payload for D float32 values.
+ROWS = {
+    "identity": (identity, lambda d: 32 * d),
+    "cast": (cast, lambda d: 16 * d),
+    "top_k": (lambda: top_k(ratio=0.05), lambda d: 64 * max(1, int(0.05 * d))),
+    "error_feedback": (lambda: error_feedback(top_k(ratio=0.05)), lambda d: 64 * max(1, int(0.05 * d))),
+}
+
+
+def test_every_registered_codec_has_a_row():
+    assert {part.name for part in codecs} == set(ROWS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_laws(name):
+    check_codec(ROWS[name][0]())
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("size", [1, 2, 20, 1001])
+def test_exact_bits(name, size):
+    make, bits = ROWS[name]
+    codec = make()
+    update = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+    payload, _ = codec.encode(update, codec.init(update), jax.random.key(0))
+    assert 8 * wire.tensor_nbytes(payload) == bits(size)
+
+
+def normals(size, seed=0):
+    return np.random.default_rng(seed).standard_normal(size).astype(np.float32)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float16", 2**-11), ("bfloat16", 2**-8)])
+def test_cast_error_is_at_most_half_a_unit_in_the_last_place(dtype, bound):
+    update = normals(10_000)
+    payload, _ = cast(dtype).encode(update, cast(dtype).init(update), jax.random.key(0))
+    decoded, _ = cast(dtype).decode(payload, cast(dtype).init(update), update)
+    assert np.max(np.abs(np.asarray(decoded) - update) / np.abs(update)) <= bound
+
+
+def test_float16_overflows_and_underflows_where_it_must():
+    update = jax.numpy.asarray([65504, 65536, 2.0**-24, 2.0**-26], np.float32)
+    codec = cast("float16")
+    payload, _ = codec.encode(update, codec.init(update), jax.random.key(0))
+    decoded, _ = codec.decode(payload, codec.init(update), update)
+    np.testing.assert_array_equal(decoded, np.asarray([65504, np.inf, 2.0**-24, 0], np.float32))
+
+
+def test_top_k_contracts_with_equality_for_constant_magnitude():
+    update = np.where(normals(200) > 0, 1.0, -1.0).astype(np.float32)
+    codec = top_k(ratio=0.25)
+    payload, _ = codec.encode(update, codec.init(update), jax.random.key(0))
+    decoded, _ = codec.decode(payload, codec.init(update), update)
+    assert np.sum((np.asarray(decoded) - update) ** 2) == pytest.approx((1 - 0.25) * np.sum(update**2), rel=1e-6)
+    np.testing.assert_array_equal(payload["indices"], np.arange(50))  # ties go to the lowest index
+
+
+def test_top_k_keeps_the_largest():
+    update = normals(1000)
+    codec = top_k(ratio=0.01)
+    payload, _ = codec.encode(update, codec.init(update), jax.random.key(0))
+    assert set(np.asarray(payload["indices"]).tolist()) == set(np.argsort(-np.abs(update))[:10].tolist())
+
+
+def test_error_feedback_conserves():
+    codec = error_feedback(top_k(ratio=0.1))
+    state = codec.init(normals(100))
+    total, sent = np.zeros(100), np.zeros(100)
+    for step in range(50):
+        update = normals(100, seed=step)
+        payload, state = codec.encode(update, state, jax.random.key(step))
+        decoded, _ = codec.decode(payload, codec.init(update), update)
+        total += update
+        sent += np.asarray(decoded, float)
+    np.testing.assert_allclose(sent + np.asarray(state[0]), total, atol=2e-5)
+
+
+def test_error_feedback_of_identity_remembers_nothing():
+    codec = error_feedback(identity())
+    _, state = codec.encode(normals(10), codec.init(normals(10)), jax.random.key(0))
+    assert not np.any(state[0])
+
+
+@pytest.mark.parametrize(
+    ("broken", "law"),
+    [
+        (stateless(lambda u, k: u, lambda p, like: p.astype(np.float16)), "has the tree, shapes and dtypes"),
+        (stateless(lambda u, k: u, lambda p, like: p + 1), "zeros decode to zeros"),
+        (Codec(lambda like: (), lambda u, s, k: (u, (1.0, 2.0)), lambda p, s, like: (p, s)), "the encoder's state"),
+    ],
+)
+def test_check_codec_finds_what_is_broken(broken, law):
+    with pytest.raises(AssertionError, match=law):
+        check_codec(broken, [normals(5)])
