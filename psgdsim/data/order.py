@@ -1,0 +1,106 @@
+"""The order of samples: which ids a block's gradient is computed on in which step, the same on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from psgdsim import rng
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CACHED_PASSES = 2
+"""Passes kept per block: a step at the border of two passes needs both."""
+
+
+class SampleOrder:
+    """The endless stream of sample ids of every block, cut into steps.
+
+    Pass p over a block's shard is a fresh permutation of it, drawn from `(seed, "order", block, p)`; passes
+    follow one another without a gap, so no row is dropped and a step may span two passes or more. Nothing
+    but the arguments decides what a step holds: every rank, in either mode, asking in any order, gets the
+    same ids.
+
+    Args:
+        shards: the sample ids of each block.
+        rows: how many rows of each block one step takes.
+        seed: the scenario's seed.
+
+    Raises:
+        ValueError: the lengths differ, a count is negative, or rows are taken of an empty shard.
+
+    Example:
+        >>> import numpy as np
+        >>> order = SampleOrder([np.arange(4)], rows=[2], seed=1)
+        >>> sorted(np.concatenate([order.ids(1, 0), order.ids(2, 0)]).tolist())
+        [0, 1, 2, 3]
+    """
+
+    def __init__(self, shards: Sequence[np.ndarray], rows: Sequence[int], seed: int) -> None:
+        if len(shards) != len(rows):
+            raise ValueError(f"expected rows for each of the {len(shards)} blocks; got {len(rows)} counts")
+        for block, (shard, count) in enumerate(zip(shards, rows, strict=True)):
+            if count < 0 or (count > 0 and len(shard) == 0):
+                raise ValueError(f"block {block}: cannot take {count} rows per step of its {len(shard)} rows")
+        self._shards = [shard.astype("int32") for shard in shards]
+        self._rows = [int(count) for count in rows]
+        self._seed = seed
+        self._passes: list[dict[int, np.ndarray]] = [{} for _ in shards]
+
+    def ids(self, step: int, block: int) -> np.ndarray:
+        """Return the sample ids of one block in one step, int32, `(rows[block],)`.
+
+        Args:
+            step: the step; the first is 1.
+            block: the block, from 0.
+
+        Raises:
+            ValueError: there is no such step or block.
+        """
+        import numpy as np
+
+        if step < 1 or not 0 <= block < len(self._shards):
+            raise ValueError(f"expected step >= 1 and block in 0..{len(self._shards) - 1}; got {step} and {block}")
+        count, length = self._rows[block], len(self._shards[block])
+        parts = [self._shards[block][:0]]
+        position, end = (step - 1) * count, step * count
+        while position < end:
+            number, offset = divmod(position, length)
+            part = self._pass(block, number)[offset : offset + end - position]
+            parts.append(part)
+            position += len(part)
+        return np.concatenate(parts)
+
+    def _pass(self, block: int, number: int) -> np.ndarray:
+        """Return one pass over a block's shard."""
+        cache = self._passes[block]
+        if number not in cache:
+            if len(cache) >= CACHED_PASSES:
+                del cache[next(iter(cache))]
+            generator = rng.stream(self._seed, "order", block, number)
+            cache[number] = generator.permutation(self._shards[block])
+        return cache[number]
+
+
+def split_rows(total: int, parts: int) -> tuple[int, ...]:
+    """Split a number of rows as equally as possible, larger parts first.
+
+    Args:
+        total: the rows.
+        parts: into how many parts.
+
+    Returns:
+        Counts that add up to `total` and differ by at most one.
+
+    Raises:
+        ValueError: a negative total, or no parts.
+
+    Example:
+        >>> split_rows(10, 4)
+        (3, 3, 2, 2)
+    """
+    if total < 0 or parts < 1:
+        raise ValueError(f"expected a total of at least 0 and at least 1 part; got {total} and {parts}")
+    each, extra = divmod(total, parts)
+    return (each + 1,) * extra + (each,) * (parts - extra)
