@@ -1,0 +1,286 @@
+"""What is trained: model, data, optimizer and codec, bound into the kernels that a program runs.
+
+One definition of a gradient: a block's gradient is the mean over its rows; blocks are combined weighted by their rows.
+The learning rate is applied in one place, `Task.apply`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from psgdsim import rng, trees
+from psgdsim.codecs.base import Codec
+from psgdsim.data.base import Dataset, Partition
+from psgdsim.data.order import SampleOrder, split_rows
+from psgdsim.models.base import Model
+from psgdsim.node import Kernel
+from psgdsim.optimizers import Optimizer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+EVALUATION_ROWS = 8192
+"""Rows per call when a model is evaluated; bounds the memory of activations."""
+
+
+class TrainState(NamedTuple):
+    """One model in training, a pytree of values.
+
+    Attributes:
+        params: the model's parameters.
+        opt_state: the optimizer's memory.
+        step: updates applied so far.
+        learning_rate: before any schedule.
+    """
+
+    params: Any
+    opt_state: Any
+    step: Any
+    learning_rate: Any
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a run is evaluated and when it ends.
+
+    Args:
+        steps_per_epoch: steps in which as many rows are used as there are training rows.
+        last_step: the step after which a run ends; infinite if only `max_time` ends it.
+        evaluate_every: steps between evaluations, or None for none but at the end.
+        target_accuracy: test accuracy that ends the run, or None.
+        max_time: time [s] at which the run ends, or None.
+    """
+
+    steps_per_epoch: int
+    last_step: float
+    evaluate_every: int | None = None
+    target_accuracy: float | None = None
+    max_time: float | None = None
+
+    def is_evaluation(self, step: int) -> bool:
+        """Whether the models are evaluated after this step."""
+        return step >= self.last_step or (self.evaluate_every is not None and step % self.evaluate_every == 0)
+
+    def is_barrier(self, step: int) -> bool:
+        """Whether all ranks meet after this step, to evaluate or to decide together whether to go on."""
+        return self.max_time is not None or self.is_evaluation(step)
+
+    def is_end(self, step: int, time: float, accuracy: float | None) -> bool:
+        """Whether the run ends after this step.
+
+        Args:
+            step: the step that ended.
+            time: when its last rank ended it [s].
+            accuracy: the best test accuracy of the models, or None if they were not evaluated.
+        """
+        reached = self.target_accuracy is not None and accuracy is not None and accuracy >= self.target_accuracy
+        return step >= self.last_step or reached or (self.max_time is not None and time >= self.max_time)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything about the training that is not the strategy's business.
+
+    Args:
+        model: what is trained.
+        dataset: on what.
+        partition: how the training rows are dealt out to blocks.
+        optimizer: how a gradient becomes an update.
+        codec: how an update crosses the wire.
+        seed: the scenario's seed.
+        global_rows: rows per step of one model, all ranks together.
+        schedule: when to evaluate and when to end.
+    """
+
+    model: Model
+    dataset: Dataset
+    partition: Partition
+    optimizer: Optimizer
+    codec: Codec
+    seed: int
+    global_rows: int
+    schedule: Schedule
+
+    def rehearsal(self) -> Task:
+        """Return the same task, to be ended after one step and not evaluated: it compiles what a run compiles."""
+        return replace(self, schedule=Schedule(self.schedule.steps_per_epoch, last_step=1))
+
+    # --- data -------------------------------------------------------------------------------------------------
+
+    def steps(self) -> Iterator[int]:
+        """Return the steps of a run: 1, 2, ..."""
+        last = self.schedule.last_step
+        step = 1
+        while step <= last:
+            yield step
+            step += 1
+
+    def blocks(self, num_blocks: int) -> SampleOrder:
+        """Deal the training rows out to blocks; `ids(step, block)` are the samples of one of them in one step.
+
+        Args:
+            num_blocks: blocks of one step; together they have `global_rows` rows.
+
+        Raises:
+            ValueError: more blocks than rows per step.
+        """
+        if num_blocks > self.global_rows:
+            raise ValueError(f"{num_blocks} blocks need at least {num_blocks} rows per step; got {self.global_rows}")
+        generator = rng.stream(self.seed, "partition")
+        shards = self.partition.split(self.dataset.train_targets, num_blocks, generator)
+        return SampleOrder(shards, split_rows(self.global_rows, num_blocks), self.seed)
+
+    # --- kernels ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def init(self) -> Kernel:
+        """`(seed_offset, learning_rate or None) -> TrainState`: a new model; None takes the optimizer's rate."""
+
+        def init(seed_offset: int, learning_rate: float | None) -> TrainState:
+            import jax.numpy as jnp
+
+            key = rng.key(self.seed, "init", seed_offset)
+            params = self.model.init(key, self.dataset.input_shape, self.dataset.num_outputs)
+            rate = self.optimizer.learning_rate if learning_rate is None else learning_rate
+            opt_state = self._transform.init(params)
+            return TrainState(params, opt_state, jnp.zeros((), jnp.int32), jnp.float32(rate))
+
+        return Kernel("init", init)
+
+    @cached_property
+    def gradients(self) -> Kernel:
+        """`([params, ...], [ids, ...]) -> (losses, gradients)`: one of each per block, a model and its sample ids.
+
+        Each block is computed by the same compiled function of its own, so ranks that compute the same block get the
+        same bits whatever else they compute.
+        """
+
+        def gradients(models: Sequence[Any], blocks: Sequence[np.ndarray]) -> tuple[list[Any], list[Any]]:
+            inputs, targets = self._train_rows
+            pairs = [self._gradient(params, inputs, targets, ids) for params, ids in zip(models, blocks, strict=True)]
+            return [loss for loss, _ in pairs], [gradient for _, gradient in pairs]
+
+        return Kernel("gradients", gradients, "gradient", rows=lambda _models, blocks: sum(len(ids) for ids in blocks))
+
+    @cached_property
+    def apply(self) -> Kernel:
+        """`(TrainState, gradient) -> TrainState`: one optimizer step."""
+
+        def apply(state: TrainState, gradient: Any) -> TrainState:
+            import jax
+
+            direction, opt_state = self._transform.update(gradient, state.opt_state, state.params)
+            factor = 1.0 if self.optimizer.schedule is None else self.optimizer.schedule.factor(state.step + 1)
+            rate = state.learning_rate * factor
+            params = jax.tree.map(lambda p, d: p + rate * d, state.params, direction)
+            return TrainState(params, opt_state, state.step + 1, state.learning_rate)
+
+        return Kernel("apply", trees.lazy_jit(apply))
+
+    @cached_property
+    def init_codec(self) -> Kernel:
+        """`(like) -> state`: the memory of one end of one direction."""
+        return Kernel("init_codec", trees.lazy_jit(self.codec.init), "codec")
+
+    @cached_property
+    def encode(self) -> Kernel:
+        """`(update, state, rank, step) -> (payload, state)`; the random key is that of the rank and the step."""
+        base = functools.cache(lambda: rng.key(self.seed, "codec"))
+
+        @trees.lazy_jit
+        def encode(update: Any, state: Any, key: Any, rank: int, step: int) -> tuple[Any, Any]:
+            import jax
+
+            return self.codec.encode(update, state, jax.random.fold_in(jax.random.fold_in(key, rank), step))
+
+        def encode_at(update: Any, state: Any, rank: int, step: int) -> tuple[Any, Any]:
+            return encode(update, state, base(), rank, step)  # type: ignore[no-any-return]
+
+        return Kernel("encode", encode_at, "codec")
+
+    @cached_property
+    def decode(self) -> Kernel:
+        """`(payload, state, like) -> (update, state)`."""
+        return Kernel("decode", trees.lazy_jit(self.codec.decode), "codec")
+
+    @cached_property
+    def weighted_sum(self) -> Kernel:
+        """`(weights, trees) -> tree`: the sum of weight times tree, added in the order given."""
+
+        @trees.lazy_jit
+        def weighted_sum(weights: Any, addends: Sequence[Any]) -> Any:
+            import jax
+
+            total = jax.tree.map(lambda leaf: weights[0] * leaf, addends[0])
+            for i, addend in enumerate(addends[1:], start=1):
+                total = jax.tree.map(lambda t, leaf, i=i: t + weights[i] * leaf, total, addend)
+            return total
+
+        def call(weights: Sequence[float], addends: Sequence[Any]) -> Any:
+            import numpy as np
+
+            return weighted_sum(np.asarray(weights, np.float32), list(addends))
+
+        return Kernel("weighted_sum", call)
+
+    # --- evaluation, outside the timed loop -------------------------------------------------------------------
+
+    def evaluate(self, params: Any) -> dict[str, float | None]:
+        """Return `train_loss`, `test_loss` and `test_accuracy`; None where there are no rows or no classes."""
+        train_loss, _ = self._mean_metrics(params, self.dataset.train_inputs, self.dataset.train_targets)
+        test_loss, accuracy = self._mean_metrics(params, self.dataset.test_inputs, self.dataset.test_targets)
+        return {"train_loss": train_loss, "test_loss": test_loss, "test_accuracy": accuracy}
+
+    def _mean_metrics(self, params: Any, inputs: np.ndarray, targets: np.ndarray) -> tuple[float | None, float | None]:
+        rows = len(inputs)
+        if rows == 0:
+            return None, None
+        starts = range(0, rows, EVALUATION_ROWS)
+        sums = [
+            self._sum_metrics(params, inputs[start : start + EVALUATION_ROWS], targets[start : start + EVALUATION_ROWS])
+            for start in starts
+        ]
+        loss = math.fsum(float(loss) for loss, _ in sums) / rows
+        if self.model.is_correct is None:
+            return loss, None
+        return loss, sum(int(correct) for _, correct in sums) / rows
+
+    @cached_property
+    def _sum_metrics(self) -> Any:
+        def sum_metrics(params: Any, inputs: Any, targets: Any) -> tuple[Any, Any]:
+            import jax.numpy as jnp
+
+            outputs = self.model.apply(params, inputs)
+            correct = 0 if self.model.is_correct is None else jnp.sum(self.model.is_correct(outputs, targets))
+            return jnp.sum(self.model.loss(outputs, targets)), correct
+
+        return trees.lazy_jit(sum_metrics)
+
+    @cached_property
+    def _transform(self) -> Any:
+        return self.optimizer.transform()
+
+    @cached_property
+    def _train_rows(self) -> tuple[Any, Any]:
+        import jax.numpy as jnp
+
+        return jnp.asarray(self.dataset.train_inputs), jnp.asarray(self.dataset.train_targets)
+
+    @cached_property
+    def _gradient(self) -> Any:
+        def mean_loss(params: Any, inputs: Any, targets: Any) -> Any:
+            import jax.numpy as jnp
+
+            return jnp.mean(self.model.loss(self.model.apply(params, inputs), targets))
+
+        def gradient(params: Any, inputs: Any, targets: Any, ids: Any) -> tuple[Any, Any]:
+            import jax
+
+            return jax.value_and_grad(mean_loss)(params, inputs[ids], targets[ids])
+
+        return trees.lazy_jit(gradient)
