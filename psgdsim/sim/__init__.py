@@ -1,0 +1,1 @@
+"""The simulator: programs in virtual time, on a model of machines and links."""
