@@ -141,14 +141,19 @@ class Task:
     def init(self) -> Kernel:
         """`(seed_offset, learning_rate or None) -> TrainState`: a new model; None takes the optimizer's rate."""
 
-        def init(seed_offset: int, learning_rate: float | None) -> TrainState:
+        @trees.lazy_jit
+        def start(key: Any, rate: Any) -> TrainState:
             import jax.numpy as jnp
 
-            key = rng.key(self.seed, "init", seed_offset)
             params = self.model.init(key, self.dataset.input_shape, self.dataset.num_outputs)
+            return TrainState(params, self._transform.init(params), jnp.int32(0), rate)
+
+        def init(seed_offset: int, learning_rate: float | None) -> TrainState:
+            import numpy as np
+
             rate = self.optimizer.learning_rate if learning_rate is None else learning_rate
-            opt_state = self._transform.init(params)
-            return TrainState(params, opt_state, jnp.zeros((), jnp.int32), jnp.float32(rate))
+            state: TrainState = start(rng.key(self.seed, "init", seed_offset), np.float32(rate))
+            return state
 
         return Kernel("init", init)
 

@@ -96,12 +96,10 @@ class Running:
         self._end(None, None)
 
     def _foreign(self, awaited: object) -> ProgramError:
-        frame_owner: Any = self._coroutine
-        while getattr(frame_owner, "cr_await", None) is not None and hasattr(frame_owner.cr_await, "cr_frame"):
-            frame_owner = frame_owner.cr_await
-        code, frame = frame_owner.cr_code, frame_owner.cr_frame
+        coroutine: Any = self._coroutine
+        code, frame = coroutine.cr_code, coroutine.cr_frame
         line = code.co_firstlineno if frame is None else frame.f_lineno
         return ProgramError(
-            f"{code.co_filename}:{line}: program {code.co_qualname!r} awaits {type(awaited).__name__}; a program may "
-            "await only what its node offers (compute, send, recv, sleep, gather, ...)"
+            f"{code.co_filename}:{line}: program {code.co_qualname!r} awaits something that yields "
+            f"{type(awaited).__name__}; a program may await only what its node offers (compute, send, recv, sleep, ...)"
         )

@@ -1,0 +1,244 @@
+"""Pictures of runs, drawn with matplotlib on axes that the caller may bring.
+
+Each curve keeps its colour, marker and line style by its place in the legend, and its name stands at its end. The
+colours are told apart by colour-blind readers (Okabe and Ito, "Color Universal Design", 2008).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal
+
+from psgdsim.errors import PsgdsimError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+
+    from psgdsim.results import RunResult
+
+Quantity = Literal["time", "bytes", "step"]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+STYLES = ("-", "--", "-.", ":")
+
+_X_LABELS: dict[Quantity, str] = {"time": "time [s]", "bytes": "bytes sent, all ranks [MB]", "step": "step"}
+_KINDS = {"compute": COLOURS[0], "encode": COLOURS[3], "send": COLOURS[4], "receive": COLOURS[2]}
+_GREY = "0.45"
+
+
+def rows_per_second(result: RunResult) -> float:
+    """Return the training rows that a run used per second of its own time (virtual in `sim`, wall in `real`).
+
+    Rows count once per step and model, on however many ranks they were computed. A run that trained several models
+    at once used its rows once for each.
+
+    Args:
+        result: a run of at least one step that took time.
+
+    Raises:
+        PsgdsimError: the run has no step or took no time, so it has no rate.
+    """
+    from psgdsim import scenario
+
+    steps, time = result.summary["steps"], result.summary["time_s"]
+    if not steps or not time:
+        raise PsgdsimError(f"{result.folder}: {steps} steps in {time} s: expected at least one step that takes time")
+    rows = scenario.load(result.folder / "scenario.yaml").global_rows
+    return float(rows * steps * len(result.summary.get("models", [None])) / time)
+
+
+def speedups(runs: Sequence[RunResult], baseline: RunResult | None = None) -> dict[int, float]:
+    """Return the speed-up of each run: its rows per second over those of one rank.
+
+    Args:
+        runs: one per world size; with the same rows per step this is strong scaling, with the same rows per rank it is
+            weak scaling.
+        baseline: the run of one rank; by default the one among `runs`.
+
+    Returns:
+        world size -> speed-up, in the order of the world sizes.
+
+    Raises:
+        PsgdsimError: there is no run of one rank to compare with, or two runs have the same world size.
+    """
+    by_size: dict[int, RunResult] = {}
+    for result in sorted(runs, key=lambda result: int(result.summary["world_size"])):
+        size = result.summary["world_size"]
+        if size in by_size:
+            raise PsgdsimError(
+                f"two runs of world size {size}, {by_size[size].folder} and {result.folder}; expected one of each"
+            )
+        by_size[size] = result
+    reference = by_size.get(1) if baseline is None else baseline
+    if reference is None or reference.summary["world_size"] != 1:
+        raise PsgdsimError(f"speed-up compares with one rank; got runs of world size {list(by_size)} and no baseline")
+    unit = rows_per_second(reference)
+    return {size: rows_per_second(result) / unit for size, result in by_size.items()}
+
+
+def plot_speedup(
+    curves: Mapping[str, Mapping[int, float]], *, ax: Axes | None = None, title: str | None = None
+) -> Axes:
+    """Draw speed-up over ranks on logarithmic axes, beside the ideal line on which N ranks are N times as fast.
+
+    Args:
+        curves: name -> (world size -> speed-up), as `speedups` returns.
+        ax: where to draw; by default on a new figure.
+        title: above the axes.
+    """
+    axes = _axes(ax)
+    sizes = sorted({size for curve in curves.values() for size in curve})
+    axes.plot(sizes, sizes, color=_GREY, linewidth=1, zorder=1)
+    axes.axhline(1, color="0.8", linewidth=1, zorder=0)
+    for i, curve in enumerate(curves.values()):
+        axes.plot(list(curve), list(curve.values()), **_style(i))
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(lambda value, _: _ratio(value))
+    axes.set_xlabel("ranks")
+    axes.set_ylabel("speed-up over one rank")
+    ends = {name: (max(curve), curve[max(curve)]) for name, curve in curves.items()}
+    _name_ends(axes, {"ideal": (sizes[-1], float(sizes[-1])), **ends}, {"ideal": _GREY, **_colours(curves)})
+    return _finish(axes, title)
+
+
+def plot_accuracy(
+    results: Mapping[str, RunResult], *, x: Quantity = "time", ax: Axes | None = None, title: str | None = None
+) -> Axes:
+    """Draw test accuracy over time, bytes or steps; of several models trained at once, the best at each evaluation.
+
+    Args:
+        results: name -> run, of models that classify.
+        x: `time` (virtual or wall seconds), `bytes` (sent by all ranks so far) or `step`.
+        ax: where to draw; by default on a new figure.
+        title: above the axes.
+
+    Raises:
+        PsgdsimError: there is no such quantity.
+    """
+    if x not in _X_LABELS:
+        raise PsgdsimError(f"x: got {x!r}; {nearest(x, _X_LABELS)}")
+    axes = _axes(ax)
+    ends = {}
+    for i, (name, result) in enumerate(results.items()):
+        xs, accuracies = _accuracy(result, x)
+        axes.plot(xs, accuracies, **_style(i))
+        ends[name] = (float(xs[-1]), float(accuracies[-1]))
+    axes.set_xlabel(_X_LABELS[x])
+    axes.set_ylabel("test accuracy")
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    _name_ends(axes, ends, _colours(results))
+    return _finish(axes, title)
+
+
+def plot_timeline(
+    result: RunResult, *, until: float | None = None, ax: Axes | None = None, title: str | None = None
+) -> Axes:
+    """Draw what each rank computes, sends and receives over time, from `trace.json`.
+
+    Args:
+        result: the run.
+        until: the end of the picture [s]; by default that of the run.
+        ax: where to draw; by default on a new figure.
+        title: above the axes.
+    """
+    axes = _axes(ax)
+    events = json.loads((result.folder / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
+    bars = [event for event in events if event["ph"] == "X" and event["dur"] > 0]
+    for kind, colour in _KINDS.items():
+        top = 0.0 if kind in ("compute", "encode") else 0.28 if kind == "send" else 0.56
+        for rank in sorted({event["pid"] for event in bars}):
+            spans = [
+                (event["ts"] / 1e3, event["dur"] / 1e3)
+                for event in bars
+                if event["pid"] == rank and event["cat"] == kind
+            ]
+            axes.broken_barh(spans, (rank - 0.42 + top, 0.26), facecolors=colour, linewidth=0)
+    present = [kind for kind in _KINDS if any(event["cat"] == kind for event in bars)]
+    handles = [axes.barh([0], [0], color=_KINDS[kind]) for kind in present]
+    axes.legend(handles, present, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(present), frameon=False)
+    axes.set_yticks(range(result.summary["world_size"]), [f"rank {i}" for i in range(result.summary["world_size"])])
+    axes.invert_yaxis()
+    axes.set_xlim(0, None if until is None else until * 1e3)
+    axes.set_xlabel("time [ms]")
+    axes.set_title(title or "", loc="left", fontsize="medium")
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def _accuracy(result: RunResult, x: Quantity) -> tuple[np.ndarray, np.ndarray]:
+    """Return the quantity and the best model's accuracy at each evaluation."""
+    import numpy as np
+
+    evals = result.evals
+    steps = np.unique(evals["step"])
+    accuracies = np.asarray([evals["test_accuracy"][evals["step"] == step].max() for step in steps])
+    if x == "step":
+        return steps, accuracies
+    if x == "time":
+        return np.asarray([evals["time"][evals["step"] == step].max() for step in steps]), accuracies
+    rows = result.steps
+    return np.asarray([rows["bytes"][rows["step"] == step].sum() / 1e6 for step in steps]), accuracies
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(layout="constrained")[1]
+
+
+def _style(place: int) -> dict[str, Any]:
+    return {
+        "color": COLOURS[place % len(COLOURS)],
+        "marker": MARKERS[place % len(MARKERS)],
+        "linestyle": STYLES[place % len(STYLES)],
+        "markersize": 5,
+        "linewidth": 1.8,
+    }
+
+
+def _colours(names: Mapping[str, object]) -> dict[str, str]:
+    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+
+
+def _ratio(value: float) -> str:
+    """Return a power of two as it is spoken: 4, 1, 1/2."""
+    return str(Fraction(value).limit_denominator(1024))
+
+
+def _name_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], colours: Mapping[str, str]) -> None:
+    """Write each curve's name to the right of its end, moved up or down where names would overlap."""
+    size = 9.0
+    heights = {name: float(axes.transData.transform(end)[1]) for name, end in ends.items()}
+    gap = size * 1.25 * axes.figure.dpi / 72
+    placed: list[tuple[float, str]] = []
+    for name in sorted(heights, key=lambda name: heights[name]):
+        placed.append((max(heights[name], placed[-1][0] + gap if placed else heights[name]), name))
+    for height, name in placed:
+        offset = (height - heights[name]) * 72 / axes.figure.dpi
+        axes.annotate(
+            name,
+            ends[name],
+            xytext=(7, offset),
+            textcoords="offset points",
+            va="center",
+            color=colours[name],
+            fontsize=size,
+            annotation_clip=False,
+        )
+
+
+def _finish(axes: Axes, title: str | None) -> Axes:
+    axes.set_title(title or "", loc="left", fontsize="medium")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return axes

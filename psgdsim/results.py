@@ -1,0 +1,231 @@
+"""Run folders: everything about a run as plain files, written whole or not at all, and read back as tables.
+
+scenario.yaml   the scenario with every default filled in
+summary.json    the run in one page
+steps.csv       one row per rank and step
+evals.csv       one row per evaluation and model
+trace.json      the timeline, for Perfetto or chrome://tracing
+params.npz      the final parameters, by name
+log.txt         what was said on the way
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from psgdsim import trees
+from psgdsim._version import __version__
+from psgdsim.errors import PsgdsimError
+from psgdsim.report.timeline import chrome_trace
+from psgdsim.scenario.experiment import Experiment
+from psgdsim.trace import ACTIVITIES, Outcome
+
+if TYPE_CHECKING:
+    import numpy as np
+
+STEP_COLUMNS = ("rank", "step", "time", "loss", "bytes", "staleness", *(f"{name}_s" for name in ACTIVITIES))
+EVAL_COLUMNS = ("time", "step", "model", "train_loss", "test_loss", "test_accuracy")
+FINAL = ("train_loss", "test_loss", "test_accuracy")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run that has ended.
+
+    Attributes:
+        folder: where its files are.
+        summary: the content of `summary.json`.
+        error: what ended the run, if it failed just now.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    error: Exception | None = None
+
+    @cached_property
+    def steps(self) -> dict[str, np.ndarray]:
+        """The columns of `steps.csv`, one row per rank and step."""
+        return read_table(self.folder / "steps.csv")
+
+    @cached_property
+    def evals(self) -> dict[str, np.ndarray]:
+        """The columns of `evals.csv`, one row per evaluation and model."""
+        return read_table(self.folder / "evals.csv")
+
+    @cached_property
+    def params(self) -> dict[str, np.ndarray]:
+        """The final parameters by name; those of several models are called `model0/...`, `model1/...`."""
+        import numpy as np
+
+        with np.load(self.folder / "params.npz", allow_pickle=False) as archive:
+            return dict(archive)
+
+
+def load_run(folder: str | os.PathLike[str]) -> RunResult:
+    """Open a run folder.
+
+    Args:
+        folder: as given to `run(out=...)`.
+
+    Raises:
+        PsgdsimError: there is no finished run in it.
+    """
+    path = Path(folder)
+    try:
+        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PsgdsimError(f"{path}: no run here: expected a folder with summary.json") from None
+    except ValueError as error:
+        raise PsgdsimError(f"{path / 'summary.json'}: not valid JSON: {error}") from None
+    return RunResult(path, summary)
+
+
+def read_table(path: Path) -> dict[str, np.ndarray]:
+    """Read a CSV file with a header to columns: integers where all are, floats with NaN for empty cells."""
+    import numpy as np
+
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file))
+    columns = {}
+    for i, name in enumerate(header):
+        cells = [row[i] for row in rows]
+        try:
+            columns[name] = np.asarray([int(cell) for cell in cells])
+        except ValueError:
+            columns[name] = np.asarray([float(cell) if cell else math.nan for cell in cells])
+    return columns
+
+
+def write_whole(path: Path, write: Callable[[io.BufferedIOBase], object]) -> None:
+    """Write a file so that it appears whole or not at all, also after a crash.
+
+    Args:
+        path: the file, replaced if it exists.
+        write: writes the content to a binary file.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole."""
+    write_whole(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def table_text(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    """Return rows as CSV: the given columns first, then whatever else the rows have; empty where a row has nothing."""
+    names = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def summarize(experiment: Experiment, mode: str, outcome: Outcome, wall: float) -> dict[str, Any]:
+    """Return what `summary.json` holds.
+
+    Args:
+        experiment: what was run.
+        mode: `sim` or `real`.
+        outcome: what the driver returned.
+        wall: seconds on the clock from start to end, everything included.
+    """
+    scenario = experiment.scenario
+    rows = [row for report in outcome.reports for row in report.rows]
+    staleness = [row["staleness"] for row in rows]
+    finals = [row for row in outcome.evals if row["step"] == outcome.evals[-1]["step"]]
+    best = max(finals, key=lambda row: row["test_accuracy"] or -row["train_loss"], default=dict.fromkeys(FINAL))
+    summary: dict[str, Any] = {
+        "status": "completed" if outcome.error is None else "failed",
+        "mode": mode,
+        "scenario": scenario.name,
+        "seed": scenario.seed,
+        "world_size": scenario.world_size,
+        "steps": max((row["step"] for row in rows), default=0),
+        "time_s": outcome.time,
+        "wall_s": wall,
+        "bytes": _bytes(outcome),
+        "final": {name: best[name] for name in FINAL},
+        "params_sha256": trees.digest(outcome.models) if outcome.models else None,
+        "seconds": _seconds(outcome),
+        "staleness": {"mean": sum(staleness) / max(1, len(staleness)), "max": max(staleness, default=0)},
+        "versions": versions(),
+    }
+    if len(finals) > 1:
+        summary["models"] = [{name: row[name] for name in ("model", *FINAL)} for row in finals]
+    if outcome.error is not None:
+        summary["error"] = {"type": type(outcome.error).__name__, "message": str(outcome.error)}
+    return {**summary, **experiment.strategy.summarize(scenario.world_size, rows)}
+
+
+def _bytes(outcome: Outcome) -> dict[str, Any]:
+    sent = [report.sent_nbytes for report in sorted(outcome.reports, key=lambda report: report.rank)]
+    return {
+        "sent": sent,
+        "total": sum(sent),
+        "payload_total": sum(report.payload_nbytes for report in outcome.reports),
+        "control_total": sum(report.control_nbytes for report in outcome.reports),
+        "relay_total": sum(report.relay_nbytes for report in outcome.reports),
+    }
+
+
+def _seconds(outcome: Outcome) -> dict[str, float]:
+    """Return the mean over ranks of the seconds spent on each activity; they add up to a rank's time."""
+    num = max(1, len(outcome.reports))
+    return {name: math.fsum(report.seconds[name] for report in outcome.reports) / num for name in ACTIVITIES}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result may depend on."""
+    names = ("jax", "jaxlib", "numpy", "optax", "simpy")
+    installed = {name: metadata.version(name) for name in names}
+    return {
+        "psgdsim": __version__,
+        "python": platform.python_version(),
+        **installed,
+        "platform": platform.platform(),
+    }
+
+
+def write_outcome(folder: Path, summary: dict[str, Any], outcome: Outcome, log: Sequence[str]) -> None:
+    """Write everything but `scenario.yaml`; `summary.json` comes last, so a folder that has it is complete."""
+    import numpy as np
+
+    rows = sorted(
+        (row for report in outcome.reports for row in report.rows), key=lambda row: (row["step"], row["rank"])
+    )
+    write_text(folder / "steps.csv", table_text(STEP_COLUMNS, rows))
+    write_text(folder / "evals.csv", table_text(EVAL_COLUMNS, outcome.evals))
+    write_text(folder / "trace.json", json.dumps(chrome_trace(outcome.reports)))
+    if outcome.models:
+        named = dict(_named_params(outcome.models))
+        write_whole(folder / "params.npz", lambda file: np.savez(file, **named))
+    write_text(folder / "log.txt", "".join(f"{line}\n" for line in log))
+    write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False, default=str) + "\n")
+
+
+def _named_params(models: Sequence[Any]) -> list[tuple[str, Any]]:
+    if len(models) == 1:
+        return trees.named_leaves(models[0])
+    return [(f"model{i}/{name}", leaf) for i, model in enumerate(models) for name, leaf in trees.named_leaves(model)]

@@ -1,0 +1,129 @@
+"""One entry for both modes: a scenario in, a run folder out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from psgdsim import results, scenario
+from psgdsim.errors import PsgdsimError, StrategyError
+from psgdsim.results import RunResult
+from psgdsim.scenario import Scenario
+from psgdsim.scenario.experiment import Experiment, build
+from psgdsim.trace import Outcome, Progress
+
+Mode = Literal["sim", "real"]
+
+
+def run(
+    source: Scenario | Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    mode: Mode = "sim",
+    out: str | os.PathLike[str] | None = None,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    progress: Progress | None = None,
+    check: bool = True,
+) -> RunResult:
+    """Run a scenario and write its run folder.
+
+    Args:
+        source: a scenario, the path of a scenario file, or a mapping with a file's content.
+        mode: `sim`, in virtual time; `real`, as processes over TCP.
+        out: the run folder; must not hold a run already. By default `runs/NAME-MODE-TIMESTAMP`.
+        overrides: changes such as `"strategy.redundancy=3"`, applied before validation.
+        seed: replaces the scenario's seed.
+        progress: told after every step of rank 0.
+        check: whether to raise if the run fails; its folder is written either way.
+
+    Returns:
+        The run, read from its folder.
+
+    Raises:
+        ScenarioError: the scenario is not valid; nothing was started or written.
+        PsgdsimError: the run failed.
+
+    Example:
+        >>> import psgdsim, tempfile
+        >>> tiny = {"name": "tiny", "world_size": 2, "batch_size": 1, "max_steps": 3,
+        ...         "model": {"kind": "quadratic", "dim": 2}, "data": {"kind": "none"},
+        ...         "optimizer": {"kind": "sgd", "learning_rate": 0.1}, "strategy": {"kind": "all_reduce"},
+        ...         "topology": {"kind": "star", "bandwidth": "1 Gbit/s", "latency": "50 us"}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     psgdsim.run(tiny, out=folder + "/run").summary["steps"]
+        3
+    """
+    if mode not in ("sim", "real"):
+        raise PsgdsimError(f"mode: expected 'sim' or 'real'; got {mode!r}")
+    changes = [*overrides, *([] if seed is None else [f"seed={seed}"])]
+    resolved = _read(source, changes)
+    folder = _new_folder(resolved.name, mode, out)
+    log: list[str] = []
+    started = time.perf_counter()
+    experiment = build(resolved)
+    results.write_text(folder / "scenario.yaml", scenario.dump(resolved))
+    outcome = _drive(experiment, mode, progress, log)
+    if outcome.error is None:
+        outcome.error = _disagreement(experiment, outcome)
+    summary = results.summarize(experiment, mode, outcome, time.perf_counter() - started)
+    results.write_outcome(folder, summary, outcome, [*log, *_eval_lines(outcome)])
+    if check and outcome.error is not None:
+        outcome.error.add_note(f"what the run had is in {folder}")
+        raise outcome.error
+    return RunResult(folder, summary, outcome.error)
+
+
+def _read(source: Scenario | Mapping[str, Any] | str | os.PathLike[str], changes: Sequence[str]) -> Scenario:
+    if isinstance(source, Scenario):
+        return scenario.loads(scenario.dump(source), overrides=changes) if changes else source
+    if isinstance(source, Mapping):
+        return scenario.from_dict(source, overrides=changes)
+    return scenario.load(Path(source), overrides=changes)
+
+
+def _new_folder(name: str, mode: str, out: str | os.PathLike[str] | None) -> Path:
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S-%f")[:-3]
+    folder = Path("runs") / f"{name}-{mode}-{stamp}" if out is None else Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_taken = any(folder.iterdir())
+    except OSError as error:
+        raise PsgdsimError(f"{folder}: cannot be the run folder: {error.strerror}") from None
+    if is_taken:
+        raise PsgdsimError(f"{folder}: not empty; a run never overwrites: choose another --out or remove it")
+    return folder
+
+
+def _drive(experiment: Experiment, mode: Mode, progress: Progress | None, log: list[str]) -> Outcome:
+    if mode == "sim":
+        from psgdsim.sim.driver import run_sim
+
+        return run_sim(experiment, progress)
+
+    from psgdsim.real.coordinator import run_real
+
+    return run_real(experiment, scenario.dump(experiment.scenario), progress=progress, log=log.append)
+
+
+def _disagreement(experiment: Experiment, outcome: Outcome) -> StrategyError | None:
+    """Return an error if ranks that should hold the same parameters do not."""
+    digests = {report.rank: report.digest for report in outcome.reports}
+    odd = [rank for rank, digest in digests.items() if digest != digests[0]]
+    if not odd or not experiment.strategy.is_replicated:
+        return None
+    return StrategyError(
+        f"rank {odd[0]} ends with other parameters than rank 0 (sha256 {digests[odd[0]][:12]}... against "
+        f"{digests[0][:12]}...), which this strategy rules out; the machines' arithmetic differs"
+    )
+
+
+def _eval_lines(outcome: Outcome) -> list[str]:
+    return [
+        f"{row['time']:.6f} s  step {row['step']}  model {row['model']}  "
+        + "  ".join(f"{name} {row[name]:.6g}" for name in results.FINAL if row[name] is not None)
+        for row in outcome.evals
+    ]

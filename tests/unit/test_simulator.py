@@ -1,0 +1,180 @@
+"""The simulator's own promises: deadlocks explained, errors placed, accounts that add up, determinism."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+import psgdsim
+from psgdsim.errors import Deadlock, ProgramError, PsgdsimError, StrategyError
+from psgdsim.node import Kernel
+from psgdsim.scenario import from_dict
+from psgdsim.scenario.experiment import build
+from psgdsim.sim.driver import Simulation
+from psgdsim.sim.values import Value
+from psgdsim.strategies.base import Strategy
+
+QUADRATIC = {
+    "name": "quadratic",
+    "seed": 5,
+    "world_size": 4,
+    "model": {"kind": "quadratic", "dim": 4, "noise": 0.5},
+    "data": {"kind": "none"},
+    "batch_size": 2,
+    "optimizer": {"kind": "sgd", "learning_rate": 0.1},
+    "strategy": {"kind": "all_reduce", "algorithm": "ring"},
+    "topology": {"kind": "star", "bandwidth": "1 Mbit/s", "latency": "1 ms"},
+    "compute": {"kind": "exponential", "mean": "10 ms"},
+    "max_steps": 6,
+}
+
+
+def simulate(program, **changes):
+    experiment = build(from_dict({**QUADRATIC, **changes}))
+    object.__setattr__(experiment, "strategy", Strategy(program))
+    return Simulation(experiment).run()
+
+
+def test_a_deadlock_says_who_waits_for_what():
+    async def worker(node, task):
+        if node.rank == 1:
+            await node.send(0, 1, tag="unasked")
+        elif node.rank == 0:
+            await node.recv(1, tag="never sent")
+        else:
+            await node.checkpoint(6, [])
+
+    error = simulate(worker).error
+    assert isinstance(error, Deadlock)
+    assert "rank 0 (step 1) waits for recv(tag='never sent') from rank 1; unread: 'unasked' from rank 1" in str(error)
+    assert "rank 2 (step 7) waits for checkpoint(step=6)" in str(error)
+    assert "rank 1" not in str(error).split("\n", 1)[1].replace("from rank 1", "")
+
+
+def test_awaiting_something_foreign_names_program_and_line():
+    async def worker(node, task):
+        await asyncio.sleep(0)
+
+    error = simulate(worker).error
+    assert isinstance(error, ProgramError)
+    assert "test_simulator.py:" in str(error)
+    assert "worker' awaits something that yields NoneType" in str(error)
+    assert "may await only what its node offers" in str(error)
+
+
+def test_arithmetic_on_a_value_is_refused():
+    async def worker(node, task):
+        value = await node.compute(Kernel("zeros", lambda: __import__("numpy").zeros(3)))
+        value * 2
+
+    error = simulate(worker).error
+    assert isinstance(error, ProgramError)
+    assert "node.compute" in str(error)
+
+
+def test_an_error_in_a_program_names_its_rank_and_time():
+    async def worker(node, task):
+        await node.sleep(1.5)
+        if node.rank == 2:
+            raise LookupError("on purpose")
+
+    error = simulate(worker).error
+    assert isinstance(error, StrategyError)
+    assert "rank 2 at 1.5 s of virtual time: LookupError: on purpose" in str(error)
+
+
+@pytest.mark.parametrize("dst", [1, 4, -1])
+def test_sending_to_oneself_or_nobody_is_an_error(dst):
+    async def worker(node, task):
+        if node.rank == 1:
+            await node.send(dst, 1, tag="x")
+
+    assert "expected another of 0 to 3" in str(simulate(worker).error)
+
+
+def test_seconds_by_activity_add_up_to_the_time_of_each_rank():
+    outcome = Simulation(build(from_dict(QUADRATIC))).run()
+    for report in outcome.reports:
+        assert sum(report.seconds.values()) == pytest.approx(outcome.time, rel=1e-9)
+        for row, before in zip(report.rows, [None, *report.rows], strict=False):
+            spent = sum(row[f"{name}_s"] for name in report.seconds)
+            assert spent == pytest.approx(row["time"] - (before["time"] if before else 0.0), rel=1e-9, abs=1e-12)
+
+
+def test_more_rows_take_proportionally_longer():
+    strategy = {"kind": "coded_shuffle", "redundancy": 3}
+    plain = Simulation(build(from_dict({**QUADRATIC, "max_steps": 1}))).run()
+    coded = Simulation(build(from_dict({**QUADRATIC, "max_steps": 1, "strategy": strategy}))).run()
+    for a, b in zip(plain.reports, coded.reports, strict=True):
+        assert b.seconds["compute"] == pytest.approx(3 * a.seconds["compute"], rel=1e-12)
+
+
+@pytest.mark.parametrize("stop", [{"max_time": "80 ms"}, {"epochs": 1, "data": {"kind": "none", "num_samples": 24}}])
+def test_stop_rules_end_all_ranks_at_the_same_step(stop):
+    outcome = Simulation(build(from_dict({**{k: v for k, v in QUADRATIC.items() if k != "max_steps"}, **stop}))).run()
+    steps = {report.rows[-1]["step"] for report in outcome.reports}
+    assert len(steps) == 1
+    if "epochs" in stop:
+        assert steps == {3}
+    else:
+        last, before = outcome.reports[0].rows[-1], outcome.reports[0].rows[-2]
+        assert outcome.time >= 0.08 > before["time"]
+        assert last["step"] == before["step"] + 1
+
+
+def test_target_accuracy_ends_a_run_early(tmp_path):
+    result = psgdsim.run("scenarios/ring_8nodes.yaml", out=tmp_path / "run", overrides=["target_accuracy=0.5", "evaluate.every=1 step"])
+    accuracies = result.evals["test_accuracy"]
+    assert accuracies[-1] >= 0.5 > accuracies[-2]
+    assert result.summary["steps"] < 55
+
+
+def test_values_show_shape_but_no_numbers():
+    value = Value(__import__("numpy").zeros((2, 3), "float32"))
+    assert (value.shape, str(value.dtype), repr(value)) == ((2, 3), "float32", "Value(float32[2, 3])")
+    with pytest.raises(ProgramError):
+        bool(value)
+
+
+DIGEST = """
+import hashlib, json, sys, tempfile, pathlib, psgdsim
+with tempfile.TemporaryDirectory() as folder:
+    result = psgdsim.run(json.loads(sys.argv[1]), out=folder + "/run")
+    names = ("trace.json", "steps.csv", "evals.csv", "params.npz")
+    print(hashlib.sha256(b"".join((result.folder / name).read_bytes() for name in names[:3])).hexdigest())
+    print(result.summary["params_sha256"])
+"""
+
+
+def test_same_scenario_and_seed_give_the_same_bytes_in_other_processes():
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", DIGEST, json.dumps(QUADRATIC)],
+            env={**__import__("os").environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(outputs) == 1
+    assert len(outputs.pop().split()[0]) == hashlib.sha256().digest_size * 2
+
+
+def test_another_seed_gives_another_run(tmp_path):
+    a = psgdsim.run(QUADRATIC, out=tmp_path / "a").summary
+    b = psgdsim.run(QUADRATIC, out=tmp_path / "b", seed=6).summary
+    assert a["params_sha256"] != b["params_sha256"]
+    assert a["time_s"] != b["time_s"]
+    assert b["seed"] == 6
+
+
+def test_a_run_never_overwrites(tmp_path):
+    psgdsim.run(QUADRATIC, out=tmp_path)
+    with pytest.raises(PsgdsimError, match="never overwrites"):
+        psgdsim.run(QUADRATIC, out=tmp_path)
