@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import simpy
 
-from psgdsim.errors import Deadlock, PsgdsimError, StrategyError
+from psgdsim.errors import Deadlock, Interrupted, PsgdsimError, StrategyError
 from psgdsim.node import Message
 from psgdsim.scenario.experiment import Experiment
 from psgdsim.sim.coroutines import Running, wait
@@ -41,10 +45,11 @@ class Simulation:
 
     def run(self) -> Outcome:
         """Run all programs to their end, or to the first error."""
-        for node in self.nodes:
-            self._start(node)
-        while self._error is None and self._left and self.env.peek() != float("inf"):
-            self.env.step()
+        with self._signals_end_it():
+            for node in self.nodes:
+                self._start(node)
+            while self._error is None and self._left and self.env.peek() != float("inf"):
+                self.env.step()
         if self._error is None and self._left:
             self._error = self._deadlock()
         time = max(node.log.rows[-1]["time"] if node.log.rows else 0.0 for node in self.nodes)
@@ -52,6 +57,26 @@ class Simulation:
             program.cancel()
         reports = [node.log.report(numbers, unwrap(list(node.models)), len(node.mailbox.unread)) for node in self.nodes]
         return Outcome(time, reports, self.evals, numbers(list(self.nodes[0].models)), self._as_error())
+
+    @contextmanager
+    def _signals_end_it(self) -> Iterator[None]:
+        """Let the first Ctrl-C or SIGTERM end the run with what it has; a second one ends the process."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+
+        def interrupt(signum: int, _frame: object) -> None:
+            self._error = self._error or Interrupted(signum)
+            signal.signal(signum, signal.SIG_DFL)
+
+        for signum in previous:
+            signal.signal(signum, interrupt)
+        try:
+            yield
+        finally:
+            for signum, handler in previous.items():
+                signal.signal(signum, handler)
 
     def _start(self, node: SimNode) -> None:
         def on_end(program: Running) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -92,7 +93,7 @@ def ccdc(world_size: int, redundancy: int) -> Placement:
     Raises:
         ValueError: r is out of range or there are too many blocks.
     """
-    _check(world_size, redundancy, math.comb(world_size, redundancy + 1) * (redundancy + 1))
+    _check(world_size, redundancy, lambda: math.comb(world_size, redundancy + 1) * (redundancy + 1))
     if redundancy == world_size:
         return cdc(world_size, redundancy)
     jobs = list(itertools.combinations(range(world_size), redundancy + 1))
@@ -131,7 +132,7 @@ def cdc(world_size: int, redundancy: int) -> Placement:
     Raises:
         ValueError: r is out of range or there are too many blocks.
     """
-    _check(world_size, redundancy, math.comb(world_size, redundancy))
+    _check(world_size, redundancy, lambda: math.comb(world_size, redundancy))
     subsets = list(itertools.combinations(range(world_size), redundancy))
     index = {members: i for i, members in enumerate(subsets)}
     blocks = tuple(Block(0, slot, members) for slot, members in enumerate(subsets))
@@ -142,13 +143,14 @@ def cdc(world_size: int, redundancy: int) -> Placement:
     return Placement(world_size, redundancy, 1, len(blocks), blocks, 1, groups)
 
 
-def _check(world_size: int, redundancy: int, num_blocks: int) -> None:
+def _check(world_size: int, redundancy: int, num_blocks: Callable[[], int]) -> None:
+    """Raise `ValueError` if r is out of range or there would be too many blocks; `num_blocks` counts them."""
     if not 1 <= redundancy <= world_size:
         raise ValueError(f"redundancy: expected 1 to world_size ({world_size}); got {redundancy}")
-    if num_blocks > MAX_BLOCKS:
+    if world_size > MAX_BLOCKS or num_blocks() > MAX_BLOCKS:
         raise ValueError(
-            f"redundancy {redundancy} on {world_size} ranks makes {num_blocks} blocks, more than {MAX_BLOCKS}; "
-            "take fewer ranks, or a redundancy near 1 or near world_size"
+            f"redundancy: {redundancy} on {world_size} ranks makes more than {MAX_BLOCKS} blocks; take fewer ranks, "
+            "or a redundancy near 1 or near world_size"
         )
 
 

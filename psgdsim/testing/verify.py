@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from psgdsim.errors import PsgdsimError, nearest
 from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import build
 from psgdsim.sim.driver import run_sim
@@ -48,7 +49,9 @@ def verify_coded() -> Iterator[Check]:
     for (k, r), packets in CDC_PACKETS.items():
         coded = _coded("cdc_all_gather", k, r)
         yield Check(f"cdc_all_gather K={k} r={r} packets", packets, coded["packets_per_step"], "(r+1) C(K,r+1)")
-        yield Check(f"cdc_all_gather K={k} r={r} load", coded["load_expected"], coded["load_shuffle"], "arXiv 1604.07086")
+        yield Check(
+            f"cdc_all_gather K={k} r={r} load", coded["load_expected"], coded["load_shuffle"], "arXiv 1604.07086"
+        )
 
 
 def _coded(code: str, world_size: int, redundancy: int) -> dict[str, Any]:
@@ -74,6 +77,19 @@ def _coded(code: str, world_size: int, redundancy: int) -> dict[str, Any]:
     rows = [row for report in outcome.reports for row in report.rows]
     summary: dict[str, Any] = experiment.strategy.summarize(world_size, rows)["coded"]
     return summary
+
+
+def verify(subjects: Sequence[str]) -> Iterator[Check]:
+    """Run the checks of some subjects, or of all if none is named.
+
+    Raises:
+        PsgdsimError: there is no such subject.
+    """
+    for subject in subjects:
+        if subject not in SUBJECTS:
+            raise PsgdsimError(f"nothing to verify is called {subject!r}; {nearest(subject, SUBJECTS)}")
+    for subject in subjects or SUBJECTS:
+        yield from SUBJECTS[subject]()
 
 
 SUBJECTS: dict[str, Callable[[], Iterator[Check]]] = {"coded": verify_coded}

@@ -20,7 +20,7 @@ ROWS = {
 
 
 def test_every_registered_codec_has_a_row():
-    assert {part.name for part in codecs} == set(ROWS)
+    assert {part.name for part in codecs if part.module.startswith("psgdsim.")} == set(ROWS)
 
 
 @pytest.mark.parametrize("name", ROWS)

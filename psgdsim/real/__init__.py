@@ -1,0 +1,1 @@
+"""Real mode: the same programs as operating-system processes that talk TCP."""

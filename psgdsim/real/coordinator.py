@@ -1,0 +1,283 @@
+"""Run an experiment for real: bring the workers together, decide when to go on, and collect what they report."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from psgdsim.errors import PsgdsimError, ScenarioError, StrategyError
+from psgdsim.real import control, launch
+from psgdsim.real.crew import Crew, Log
+from psgdsim.real.seats import Event, Said, Seat, Signalled
+from psgdsim.real.transport import is_loopback
+from psgdsim.scenario.experiment import Experiment
+from psgdsim.trace import Outcome, Progress
+
+MAX_FRAME: Final = 2**30
+"""The largest frame that a process accepts unless told otherwise [byte]."""
+
+PARTIAL_REPORT_TIMEOUT: Final = 3.0
+"""How long the ranks of a failed run may take to report what they have [s]."""
+
+Commands = tuple[Sequence[str], Sequence[str]]
+"""How to start a worker and the relay; the coordinator's address is appended."""
+
+
+def run_real(
+    experiment: Experiment,
+    scenario_text: str,
+    *,
+    progress: Progress | None = None,
+    log: Log = lambda _: None,
+    announce: Log | None = None,
+    commands: Commands | None = None,
+    max_frame: int = MAX_FRAME,
+) -> Outcome:
+    """Run an experiment as processes that talk TCP.
+
+    Args:
+        experiment: what to run.
+        scenario_text: the scenario it was built of; every worker builds it again.
+        progress: told how rank 0 is getting on.
+        log: takes what the processes print, line by line.
+        announce: takes what the user should know at once, such as where workers are awaited; `log` by default.
+        commands: how to start a worker and the relay, if not as `psgdsim worker` and `psgdsim relay`.
+        max_frame: the largest frame that a process accepts [byte].
+
+    Returns:
+        The outcome; `error` holds what went wrong, and the rest what there was until then.
+
+    Raises:
+        ScenarioError: the address is open to the network, and there is no token.
+    """
+    program = [sys.executable, "-m", "psgdsim"]
+    default = [*program, "worker", "--connect"], [*program, "relay", "--connect"]
+    token = _choose_token(experiment)
+
+    async def run() -> Outcome:
+        conductor = Conductor(experiment, scenario_text, token=token, log=log, progress=progress)
+        return await conductor.run(commands or default, announce or log, max_frame)
+
+    return _run_in_a_loop(run)
+
+
+def _choose_token(experiment: Experiment) -> str:
+    settings = experiment.scenario.real
+    token = os.environ.get(launch.TOKEN_VARIABLE, "")
+    if settings.processes == "local":
+        return token or secrets.token_hex(32)
+    if not token and not is_loopback(settings.host):
+        raise ScenarioError(
+            f"real.host: {settings.host} can be reached from other machines; set {launch.TOKEN_VARIABLE} to the "
+            "same secret text here and for the workers, or use real.host: 127.0.0.1"
+        )
+    return token
+
+
+def _run_in_a_loop(run: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
+    """Run a coroutine function to its end; in a thread where a loop runs already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(run())
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(lambda: asyncio.run(run())).result()
+
+
+class Conductor:
+    """One run, from the first process to the last report.
+
+    Args:
+        experiment: what to run.
+        text: its scenario, as the workers get it.
+        token: what every process must know.
+        log: takes what the processes print.
+        progress: told how rank 0 is getting on.
+    """
+
+    def __init__(self, experiment: Experiment, text: str, *, token: str, log: Log, progress: Progress | None) -> None:
+        self._experiment, self._text, self._progress = experiment, text, progress
+        self._schedule = experiment.task.schedule
+        self._crew = Crew(
+            experiment.world_size,
+            has_relay=experiment.topology.multicast != "unicast",
+            settings=experiment.scenario.real,
+            token=token,
+            log=log,
+            on_heartbeat=self._tell_progress,
+        )
+        self._copied: dict[int, int] | None = None
+        self._evals: list[dict[str, Any]] = []
+        self._time = 0.0
+
+    async def run(self, commands: Commands, announce: Log, max_frame: int) -> Outcome:
+        """Run to the end, or to the first failure; no process outlives it."""
+        error: PsgdsimError | None = None
+        patience = 0.0
+        with _signals_to(self._crew.events):
+            try:
+                await self._crew.assemble(commands, announce)
+                await self._welcome(max_frame)
+                await self._crew.await_all(control.Ready)
+                await self._train()
+                await self._collect()
+                patience = launch.STOP_TIMEOUT
+            except PsgdsimError as failure:
+                error = failure
+                await self._collect_partial()
+            finally:
+                await self._crew.end(patience=patience)
+        return self._outcome(error)
+
+    def _tell_progress(self, seat: Seat) -> None:
+        at, workers = seat.progress, self._crew.workers
+        if seat is workers.get(0) and at.step and self._progress is not None:
+            nbytes = sum(worker.progress.nbytes for worker in workers.values())
+            self._progress(at.time, at.step, self._schedule.last_step, at.loss, nbytes)
+
+    async def _welcome(self, max_frame: int) -> None:
+        """Tell everybody who is who and what to run; they connect to each other and rehearse."""
+        peers = [seat.address for _, seat in sorted(self._crew.workers.items())]
+        relay, run_id = self._crew.relay, secrets.token_hex(16)
+        timeout = self._experiment.scenario.real.heartbeat_timeout
+        for seat in self._crew.seats:
+            seat.channel.timeout = timeout
+            seat.stage = "rehearsal"
+            welcome = control.Welcome(
+                rank=seat.rank,
+                world_size=self._experiment.world_size,
+                scenario=self._text,
+                peers=peers,
+                relay=None if relay is None else relay.address,
+                run_id=run_id,
+                max_frame=max_frame,
+                heartbeat_timeout=timeout,
+            )
+            await self._crew.send_all([seat], welcome)
+
+    # --- training ---------------------------------------------------------------------------------------------
+
+    async def _train(self) -> None:
+        for seat in self._crew.seats:
+            seat.stage = "training"
+        workers = self._crew.workers
+        await self._crew.send_all(workers.values(), control.Start())
+        arrived: dict[int, control.Barrier] = {}
+        finished: dict[int, float] = {}
+        while len(finished) < len(workers):
+            said = await self._crew.next()
+            if isinstance(said.message, control.Finished):
+                finished[said.seat.rank] = said.message.time
+            elif isinstance(said.message, control.Barrier):
+                arrived[said.seat.rank] = said.message
+            else:
+                raise said.unexpected()
+            if arrived and len(arrived) + len(finished) == len(workers):
+                _check_together(arrived, finished)
+                await self._decide(arrived[0].step, max(barrier.time for barrier in arrived.values()))
+                arrived = {}
+        self._time = max(finished.values())
+
+    async def _decide(self, step: int, now: float) -> None:
+        """Let all go on, or end, after the step at whose end they have met."""
+        since = time.monotonic()
+        self._time = now
+        is_evaluated = self._schedule.is_evaluation(step)
+        accuracy = await self._evaluate(step) if is_evaluated else None
+        go_on = not self._schedule.is_end(step, now, accuracy)
+        if not go_on and not is_evaluated:
+            await self._evaluate(step)
+        resume = control.Resume(step, go_on, time.monotonic() - since)
+        await self._crew.send_all(self._crew.workers.values(), resume)
+
+    async def _evaluate(self, step: int) -> float | None:
+        """Have rank 0 evaluate its models; return the best test accuracy."""
+        await self._crew.send_all([self._crew.workers[0]], control.Evaluate(step))
+        said = await self._crew.next()
+        if not isinstance(said.message, control.Evaluated):
+            raise said.unexpected()
+        rows = said.message.rows
+        start = {"time": self._time, "step": step}
+        self._evals += [{**start, "model": model, **row} for model, row in enumerate(rows)]
+        accuracies = [row.get("test_accuracy") for row in rows]
+        return max((accuracy for accuracy in accuracies if accuracy is not None), default=None)
+
+    # --- reports ----------------------------------------------------------------------------------------------
+
+    async def _collect(self) -> None:
+        await self._crew.send_all(self._crew.seats, control.Collect())
+        has_relay = self._crew.relay is not None
+        workers = self._crew.workers.values()
+        while not all(seat.is_reported for seat in workers) or (has_relay and self._copied is None):
+            said = await self._crew.next()
+            if isinstance(said.message, control.Part):
+                said.seat.take_part(said.message)
+            elif isinstance(said.message, control.RelayReport):
+                self._copied = said.message.copied
+            else:
+                raise said.unexpected()
+
+    async def _collect_partial(self) -> None:
+        """Stop everybody and take what they have, within bounds; nothing here may hide the first error."""
+        waiting = {seat for seat in self._crew.workers.values() if not (seat.is_reported or seat.is_gone)}
+        await self._crew.send_all(self._crew.seats, control.Abort())
+        with contextlib.suppress(TimeoutError, PsgdsimError):
+            async with asyncio.timeout(PARTIAL_REPORT_TIMEOUT):
+                while waiting:
+                    event = await self._crew.events.get()
+                    if isinstance(event, Signalled):
+                        return
+                    if isinstance(event, Said) and isinstance(event.message, control.Part):
+                        event.seat.take_part(event.message)
+                    waiting = {seat for seat in waiting if not (seat.is_reported or seat.is_gone)}
+
+    def _outcome(self, error: PsgdsimError | None) -> Outcome:
+        workers = self._crew.workers
+        reports = []
+        for rank, seat in sorted(workers.items()):
+            if seat.report is None:
+                continue
+            seat.report.control_nbytes += seat.channel.sent_nbytes
+            if self._copied is not None:
+                seat.report.relay_nbytes = self._copied.get(rank, 0)
+            reports.append(seat.report)
+        times = [report.rows[-1]["time"] for report in reports if report.rows]
+        models = workers[0].models if 0 in workers else None
+        return Outcome(max([self._time, *times]), reports, self._evals, models or [], error)
+
+
+def _check_together(arrived: dict[int, control.Barrier], finished: dict[int, float]) -> None:
+    """Raise unless all ranks have met at the end of the same step."""
+    if finished or len({barrier.step for barrier in arrived.values()}) > 1:
+        places = [f"rank {rank} at the end of step {barrier.step}" for rank, barrier in sorted(arrived.items())]
+        places += [f"rank {rank} has ended" for rank in sorted(finished)]
+        raise StrategyError(f"the ranks do not end the same steps: {', '.join(places)}")
+
+
+@contextlib.contextmanager
+def _signals_to(events: asyncio.Queue[Event]) -> Iterator[None]:
+    """Turn Ctrl-C and the like into events while a run lasts, if this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    previous = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if previous[signal.SIGHUP] is signal.SIG_IGN:  # started with nohup
+        del previous[signal.SIGHUP]
+    for signum in previous:
+        loop.add_signal_handler(signum, events.put_nowait, Signalled(signum))
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            loop.remove_signal_handler(signum)
+            signal.signal(signum, handler)

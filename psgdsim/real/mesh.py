@@ -1,0 +1,216 @@
+"""The data plane of one rank: a connection to every other rank, and one to the relay if there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from psgdsim import wire
+from psgdsim.errors import ProtocolError
+from psgdsim.real.connection import Account, Buffer, Connection, ConnectionEnded, cancel
+from psgdsim.real.control import Address
+from psgdsim.real.handshake import Claim, Role
+from psgdsim.real.transport import Listener, connect, format_address
+
+REHEARSAL, TRAINING = 0, 1
+"""Phases of frames."""
+
+ACCOUNTS: tuple[Account, Account] = ("rehearsal", "data")
+"""What the frames of each phase are counted as."""
+
+_IN_THREAD_NBYTES = 2**20
+"""Larger frames are checked in a thread, so that the loop stays free."""
+
+
+def mesh_secret(token: bytes, run_id: str) -> bytes:
+    """Return the key that authenticates the connections of one run's workers and relay to each other."""
+    return hmac.digest(token, b"psgdsim mesh " + run_id.encode(), "sha256")
+
+
+class Receiver(Protocol):
+    """Who takes the frames of one phase."""
+
+    def begin(self, header: wire.Header) -> None:
+        """Note that a frame's body is arriving."""
+
+    def end(self) -> None:
+        """Note that a frame's body has arrived, or that it never will."""
+
+    def deliver(self, header: wire.Header, payload: Any) -> None:
+        """Take a frame."""
+
+    def lose(self, peer: int, cause: str) -> None:
+        """Note that a peer is gone."""
+
+
+class Mesh:
+    """A rank's connections for frames.
+
+    Args:
+        rank: whose they are.
+        world_size: the number of ranks.
+        max_frame: the largest frame to accept [byte].
+
+    Attributes:
+        lost: the ranks that are gone, and why.
+    """
+
+    def __init__(self, rank: int, world_size: int, max_frame: int) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.lost: dict[int, str] = {}
+        self._max_frame = max_frame
+        self._peers: dict[int, Connection] = {}
+        self._relay: Connection | None = None
+        self._groups: dict[tuple[int, ...], tuple[int, asyncio.Task[None]]] = {}
+        self._receivers: dict[int, Receiver] = {}
+        self._readers: list[asyncio.Task[None]] = []
+        self._is_reading = asyncio.Event()
+        self._is_complete = asyncio.Event()
+        self._set_complete_if_so()
+
+    async def connect(self, listener: Listener, peers: Sequence[Address], relay: Address | None, secret: bytes) -> None:
+        """Connect to all lower ranks and to the relay, and wait for all higher ranks.
+
+        Args:
+            listener: where the higher ranks come in.
+            peers: the address of each rank.
+            relay: the relay's address, or None.
+            secret: what all of them know.
+
+        Raises:
+            ProtocolError: one cannot be reached; the message names it.
+        """
+        listener.serve(secret, self._admit)
+        claim = Claim(Role.PEER, self.rank)
+        lower = [self._connect(f"rank {peer}", peers[peer], secret, claim) for peer in range(self.rank)]
+        upper = [self._connect("the relay", relay, secret, claim)] if relay is not None else []
+        connections = await asyncio.gather(*lower, *upper)
+        for peer in range(self.rank):
+            self._add(peer, connections[peer])
+        if relay is not None:
+            self._relay = connections[-1]
+            self._readers.append(asyncio.create_task(self._read(None, self._relay)))
+        await self._is_complete.wait()
+
+    async def _connect(self, name: str, address: Address, secret: bytes, claim: Claim) -> Connection:
+        try:
+            return await connect(*address, secret, claim)
+        except ProtocolError as error:
+            raise ProtocolError(f"{name} at {format_address(*address)}: {error}") from None
+
+    async def _admit(self, connection: Connection, claim: Claim) -> None:
+        if claim.role != Role.PEER or not self.rank < claim.rank < self.world_size or claim.rank in self._peers:
+            await connection.close()
+        else:
+            self._add(claim.rank, connection)
+
+    def _add(self, peer: int, connection: Connection) -> None:
+        self._peers[peer] = connection
+        self._readers.append(asyncio.create_task(self._read(peer, connection)))
+        self._set_complete_if_so()
+
+    def _set_complete_if_so(self) -> None:
+        if len(self._peers) == self.world_size - 1:
+            self._is_complete.set()
+
+    def start_reading(self) -> None:
+        """Begin to take frames; before, they wait in the sockets."""
+        self._is_reading.set()
+
+    def attach(self, phase: int, receiver: Receiver | None) -> None:
+        """Give the frames of a phase to a receiver; None drops them."""
+        if receiver is None:
+            self._receivers.pop(phase, None)
+        else:
+            self._receivers[phase] = receiver
+
+    def sent(self, account: Account) -> int:
+        """Return what was given to all sockets under an account [byte]."""
+        return sum(connection.sent[account] for connection in self._connections())
+
+    def _connections(self) -> list[Connection]:
+        return [*self._peers.values(), *([self._relay] if self._relay is not None else [])]
+
+    async def send(self, dst: int, frame: Iterable[Buffer], phase: int) -> None:
+        """Send a frame to one rank.
+
+        Raises:
+            ConnectionEnded: that rank is gone.
+        """
+        if dst in self.lost:
+            raise ConnectionEnded(self.lost[dst])
+        await self._peers[dst].write(frame, ACCOUNTS[phase])
+
+    async def group(self, dsts: Sequence[int]) -> int:
+        """Return the number of a multicast group, which the relay is told before its first use."""
+        key = tuple(dsts)
+        if key not in self._groups:
+            number = len(self._groups) + 1
+            frame = wire.pack_parts(list(key), src=self.rank, group=number, kind=wire.GROUP)
+            self._groups[key] = number, asyncio.create_task(self._to_relay().write(frame, "control"))
+        number, announcement = self._groups[key]
+        await asyncio.shield(announcement)  # a cancelled caller must not take the announcement with it
+        return number
+
+    async def send_group(self, frame: Iterable[Buffer], phase: int) -> None:
+        """Send a frame that names a group to the relay.
+
+        Raises:
+            ConnectionEnded: the relay is gone.
+        """
+        await self._to_relay().write(frame, ACCOUNTS[phase])
+
+    def _to_relay(self) -> Connection:
+        if self._relay is None:
+            raise ConnectionEnded("this run has no relay")
+        return self._relay
+
+    async def _read(self, peer: int | None, connection: Connection) -> None:
+        """Take frames from a connection until it ends; the relay's (`peer` None) may come from any rank."""
+        await self._is_reading.wait()
+        try:
+            while True:
+                header = wire.parse_header(await connection.read(wire.HEADER_NBYTES), self._max_frame)
+                sources = range(self.world_size) if peer is None else (peer,)
+                if header.kind != wire.MESSAGE or header.src not in sources:
+                    raise ProtocolError(f"a frame of kind {header.kind} that says it is from rank {header.src}")
+                await self._take(header, connection)
+        except (ConnectionEnded, ProtocolError) as error:
+            self._lose(peer, str(error))
+
+    async def _take(self, header: wire.Header, connection: Connection) -> None:
+        receiver = self._receivers.get(header.phase)
+        if receiver is not None:
+            receiver.begin(header)
+        try:
+            rest = await connection.read(header.rest_nbytes)
+        finally:
+            if receiver is not None:
+                receiver.end()
+        if header.nbytes > _IN_THREAD_NBYTES:
+            payload = await asyncio.to_thread(wire.unpack, header, rest)
+        else:
+            payload = wire.unpack(header, rest)
+        if receiver is not None:
+            receiver.deliver(header, payload)
+
+    def _lose(self, peer: int | None, cause: str) -> None:
+        everyone = [rank for rank in range(self.world_size) if rank != self.rank]
+        for rank in everyone if peer is None else [peer]:
+            self.lost.setdefault(rank, cause if peer is not None else f"the relay is gone: {cause}")
+            for receiver in list(self._receivers.values()):
+                receiver.lose(rank, self.lost[rank])
+
+    async def flush(self) -> None:
+        """Wait until all that was sent is with the operating system."""
+        for connection in self._connections():
+            await connection.flush()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        self._receivers.clear()
+        await cancel(*self._readers)
+        for connection in self._connections():
+            await connection.close()

@@ -1,0 +1,278 @@
+"""A worker process: one rank of a real run."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import msgspec
+
+from psgdsim import wire
+from psgdsim._version import __version__
+from psgdsim.errors import PeerLost, ProtocolError, PsgdsimError
+from psgdsim.real import control, launch
+from psgdsim.real.channel import Channel
+from psgdsim.real.clock import Clock
+from psgdsim.real.connection import ConnectionEnded, cancel
+from psgdsim.real.handshake import Claim, Role
+from psgdsim.real.jobs import gather
+from psgdsim.real.mesh import REHEARSAL, TRAINING, Mesh, mesh_secret
+from psgdsim.real.node import RealNode, numbers
+from psgdsim.real.transport import Listener, connect
+from psgdsim.scenario.experiment import Experiment
+
+HEARTBEAT_TIMEOUT = 10.0
+"""How long the coordinator may be silent before the scenario, which may say otherwise, is known [s]."""
+
+_LAST_WORD_TIMEOUT = 10.0
+
+MAX_CAUSE = 10_000
+"""Longest text of a failure [characters]."""
+
+Expected = TypeVar("Expected", bound=control.Message)
+Build = Callable[[str], Experiment]
+
+
+def build_experiment(text: str) -> Experiment:
+    """Return the experiment of a scenario's text."""
+    from psgdsim import scenario
+    from psgdsim.scenario.experiment import build
+
+    return build(scenario.loads(text))
+
+
+class Session:
+    """One rank, from its welcome to its report.
+
+    Args:
+        channel: to the coordinator.
+        listener: where other ranks connect.
+        token: the run's token.
+        build: makes the experiment from the scenario's text.
+    """
+
+    def __init__(self, channel: Channel, listener: Listener, token: bytes, build: Build) -> None:
+        self._channel, self._listener, self._token, self._build = channel, listener, token, build
+        self._executor = ThreadPoolExecutor(1, "compute")
+        self._inbox: asyncio.Queue[control.Message] = asyncio.Queue()
+        self._clock = Clock()
+        self._stage = "start-up"
+        self._mesh: Mesh | None = None
+        self._node: RealNode | None = None
+        self._experiment: Experiment | None = None
+
+    async def run(self) -> int:
+        """Take part in a run until the coordinator ends it.
+
+        Returns:
+            The process's exit code.
+
+        Raises:
+            ProtocolError: the coordinator refused this worker, or is gone.
+        """
+        main = asyncio.create_task(self._take_part())
+        listening = asyncio.create_task(self._listen())
+        try:
+            await asyncio.wait({main, listening}, return_when=asyncio.FIRST_COMPLETED)
+            error = main.exception() if main.done() else None
+            if main.done() and error is None:
+                await listening
+                return 0
+            if error is not None:
+                await self._report_failure(error)
+                await asyncio.wait({listening}, timeout=_LAST_WORD_TIMEOUT)
+            await cancel(main)
+            if listening.done() and isinstance(listening.result(), control.Abort):
+                await self._send_report()
+            return 1
+        except ConnectionEnded as error:
+            raise ProtocolError(f"lost the coordinator: {error}") from None
+        finally:
+            await cancel(main, listening)
+            if self._mesh is not None:
+                await self._mesh.close()
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _listen(self) -> control.Message:
+        """Take the coordinator's messages; return the one that ends the run."""
+        while True:
+            message = await self._channel.receive()
+            if isinstance(message, control.Refused):
+                raise ProtocolError(f"the coordinator refused this process: {message.reason}")
+            if isinstance(message, control.Abort | control.Shutdown):
+                return message
+            if not isinstance(message, control.Heartbeat):
+                self._inbox.put_nowait(message)
+
+    async def _expect(self, kind: type[Expected]) -> Expected:
+        message = await self._inbox.get()
+        if not isinstance(message, kind):
+            raise ProtocolError(f"expected {kind.__name__} of the coordinator; got {type(message).__name__}")
+        return message
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+
+    # --- the run ----------------------------------------------------------------------------------------------
+
+    async def _take_part(self) -> None:
+        welcome = await self._expect(control.Welcome)
+        self._channel.timeout = welcome.heartbeat_timeout
+        self._mesh = mesh = Mesh(welcome.rank, welcome.world_size, welcome.max_frame)
+        secret = mesh_secret(self._token, welcome.run_id)
+        connecting = mesh.connect(self._listener, welcome.peers, welcome.relay, secret)
+        _, self._experiment = await gather([connecting, self._in_thread(self._build, welcome.scenario)])
+        self._node = self._new_node(TRAINING)
+        await self._rehearse()
+        await self._channel.send(control.Ready())
+        await self._expect(control.Start)
+        self._stage = "training"
+        self._clock.start()
+        await self._run_program(self._node)
+        await self._channel.send(control.Finished(self._clock()))
+        self._stage = "reporting"
+        await self._expect(control.Collect)
+        await self._send_report()
+
+    def _new_node(self, phase: int) -> RealNode:
+        experiment, mesh = self._experiment, self._mesh
+        assert experiment is not None
+        assert mesh is not None
+        is_rehearsal = phase == REHEARSAL
+        schedule = experiment.task.schedule
+        return RealNode(
+            mesh,
+            self._executor,
+            multicast=experiment.topology.multicast,
+            schedule=dataclasses.replace(schedule, last_step=1) if is_rehearsal else schedule,
+            meet=None if is_rehearsal else self._meet,
+            clock=self._clock,
+            phase=phase,
+        )
+
+    async def _rehearse(self) -> None:
+        """Run one step of the program over the real connections, and forget it: that compiles all kernels."""
+        assert self._mesh is not None
+        self._stage = "rehearsal"
+        node = self._new_node(REHEARSAL)
+        self._mesh.start_reading()
+        await self._run_program(node)
+        self._mesh.attach(REHEARSAL, None)
+
+    async def _run_program(self, node: RealNode) -> None:
+        assert self._experiment is not None
+        await node.jobs.run(self._experiment.strategy.worker(node, self._experiment.task))
+
+    async def _meet(self, step: int) -> bool:
+        """Wait for all ranks at the end of a step; rank 0 evaluates if it is asked to."""
+        self._clock.hold()
+        await self._channel.send(control.Barrier(step, self._clock()))
+        message = await self._inbox.get()
+        while isinstance(message, control.Evaluate):
+            await self._channel.send(control.Evaluated(step, await self._in_thread(self._evaluate)))
+            message = await self._inbox.get()
+        if not isinstance(message, control.Resume) or message.step != step:
+            raise ProtocolError(f"expected Resume({step}) of the coordinator; got {message}")
+        self._clock.release(message.pause)
+        return message.go_on
+
+    def _evaluate(self) -> list[dict[str, float | None]]:
+        assert self._node is not None
+        assert self._experiment is not None
+        return [self._experiment.task.evaluate(model) for model in self._node.models]
+
+    # --- what it tells ----------------------------------------------------------------------------------------
+
+    def heartbeat(self) -> control.Heartbeat:
+        """Return a sign of life that says how far this rank is."""
+        if self._node is None or not self._node.log.rows:
+            return control.Heartbeat()
+        row = self._node.log.rows[-1]
+        loss = numbers(row.get("loss"))
+        is_number = loss is not None and getattr(loss, "size", 1) == 1
+        nbytes = self._node.log.sent_nbytes
+        return control.Heartbeat(row["step"], row["time"], float(loss) if is_number else None, nbytes)
+
+    async def _report_failure(self, error: BaseException) -> None:
+        where, cause = self._stage, str(error)
+        if self._stage == "training" and self._node is not None:
+            where = f"step {self._node.log.step}"
+        if not isinstance(error, PsgdsimError):
+            traceback.print_exception(error)
+            last = traceback.extract_tb(error.__traceback__)[-1:]
+            place = "".join(f" ({frame.filename}:{frame.lineno})" for frame in last)
+            cause = f"{type(error).__name__}: {error}{place}"
+        lost_peer = error.peer if isinstance(error, PeerLost) else None
+        await self._channel.send(control.Failed(where, cause[:MAX_CAUSE], lost_peer))
+
+    async def _send_report(self) -> None:
+        """Send what this rank has: its log and, from rank 0, the models."""
+        if self._node is None or self._mesh is None:
+            return
+        control_nbytes = self._mesh.sent("control") + self._channel.sent_nbytes
+        sent_nbytes = self._mesh.sent("data")
+        for part in await asyncio.to_thread(_report_parts, self._node, sent_nbytes, control_nbytes):
+            await self._channel.send(part)
+
+
+def _report_parts(node: RealNode, sent_nbytes: int, control_nbytes: int) -> list[control.Part]:
+    """Return a rank's report in pieces; the bytes are those that its sockets counted."""
+    models = numbers(list(node.models))
+    report = node.log.report(numbers, models, len(node.mailbox.unread))
+    report.sent_nbytes, report.control_nbytes = sent_nbytes, control_nbytes
+    parts = control.parts("report", msgspec.msgpack.encode(report))
+    return parts if node.rank else [*parts, *control.parts("models", wire.pack(models))]
+
+
+async def take_part(host: str, port: int, *, token: str = "", build: Build = build_experiment) -> int:
+    """Join a run as one rank, until it ends (see `Session.run`).
+
+    Args:
+        host: where the coordinator listens.
+        port: where the coordinator listens.
+        token: what the coordinator's token is.
+        build: makes the experiment from the scenario's text.
+    """
+    secret = token.encode()
+    connection = await connect(host, port, secret, Claim(Role.WORKER))
+    listener = Listener(connection.local_host, 0, _complain)
+    channel = Channel(connection, HEARTBEAT_TIMEOUT)
+    session = Session(channel, listener, secret, build)
+    channel.heartbeat = session.heartbeat
+    try:
+        await channel.send(control.Hello(__version__, os.getpid(), listener.port))
+        return await session.run()
+    finally:
+        await listener.close()
+        await channel.close()
+
+
+def _complain(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
+
+
+def main(host: str, port: int, *, build: Build = build_experiment) -> int:
+    """Run one worker process.
+
+    Args:
+        host: where the coordinator listens.
+        port: where the coordinator listens.
+        build: makes the experiment from the scenario's text.
+
+    Returns:
+        The process's exit code.
+    """
+    launch.end_with_parent()
+    try:
+        return asyncio.run(take_part(host, port, token=os.environ.get(launch.TOKEN_VARIABLE, ""), build=build))
+    except PsgdsimError as error:
+        _complain(f"psgdsim worker: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,89 @@
+"""What may stand where in a scenario: names of keys, families of specs, help. Works on raw documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic.fields import FieldInfo
+
+from psgdsim.registry import Family
+from psgdsim.scenario.document import Path
+from psgdsim.scenario.schema import Scenario
+from psgdsim.scenario.spec import PartSpec, nested_family, parameters_model
+
+ABSENT: Final = object()
+"""What `child` returns where nothing stands; null is something."""
+
+
+def family_at(path: Path, data: Any) -> Family | None:
+    """Return the family of the spec that stands (or would stand) at a path, or None if no spec belongs there.
+
+    Args:
+        path: keys and indices from the top.
+        data: the raw document; the kinds in it decide what may stand below them.
+    """
+    if not path:
+        return None
+    # In a list of specs the family belongs to the list's key.
+    parent, key = (path[:-2], path[-2]) if isinstance(path[-1], int) and len(path) > 1 else (path[:-1], path[-1])
+    field = _model_at(parent, data).get(str(key))
+    return nested_family(field) if field is not None else None
+
+
+def kind_at(path: Path, data: Any) -> str | None:
+    """Return the kind of the spec at a path (of the field's default if nothing stands there), or None."""
+    value = value_at(path, data)
+    if value is None and path:
+        field = _model_at(path[:-1], data).get(str(path[-1]))
+        value = field.default if field is not None else None
+    if isinstance(value, PartSpec):
+        return value.kind
+    kind = value.get("kind") if isinstance(value, Mapping) else None
+    return kind if isinstance(kind, str) else None
+
+
+def value_at(path: Path, data: Any) -> Any:
+    """Return what stands at a path, or None."""
+    for part in path:
+        data = child(data, part)
+    return None if data is ABSENT else data
+
+
+def child(value: Any, part: str | int) -> Any:
+    """Return what stands under a key or index of a mapping or list, `ABSENT` if nothing does."""
+    if isinstance(value, Mapping):
+        return value.get(part, ABSENT)
+    if isinstance(value, list | tuple) and isinstance(part, int) and part < len(value):
+        return value[part]
+    return ABSENT
+
+
+def names_at(path: Path, data: Any) -> list[str]:
+    """Return the keys that may stand in the mapping at a path."""
+    return list(_helps_at(path, data))
+
+
+def help_at(path: Path, data: Any) -> str:
+    """Return the help of the field at a path, as the end of a message."""
+    text = _helps_at(path[:-1], data).get(str(path[-1]), "")
+    return f": {text.rstrip('.')}" if text else ""
+
+
+def _model_at(path: Path, data: Any) -> dict[str, FieldInfo]:
+    """Return the fields of what may stand at a path, but for `kind`."""
+    if not path:
+        return Scenario.model_fields
+    family = family_at(path, data)
+    if family is not None:
+        kind = kind_at(path, data)
+        return parameters_model(family[kind]).model_fields if kind is not None and kind in family else {}
+    field = Scenario.model_fields.get(str(path[0])) if len(path) == 1 else None
+    return getattr(field.annotation, "model_fields", {}) if field is not None else {}
+
+
+def _helps_at(path: Path, data: Any) -> dict[str, str]:
+    """Return the keys that may stand in the mapping at a path, with their help."""
+    family = family_at(path, data)
+    kind = {"kind": f"which {family.name} it is"} if family is not None else {}
+    return {**kind, **{name: field.description or "" for name, field in _model_at(path, data).items()}}

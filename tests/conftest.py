@@ -1,0 +1,40 @@
+"""What all tests share: a tiny scenario, reproducible hypothesis, and real runs one after the other."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+# The same examples in every run, and no wall clock: a failure can be repeated, and a slow machine is no failure.
+settings.register_profile("psgdsim", derandomize=True, deadline=None, database=None)
+settings.load_profile("psgdsim")
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "seed": 1,
+    "world_size": 3,
+    "model": {"kind": "mlp", "hidden": [8], "activation": "tanh"},
+    "data": {"kind": "digits"},
+    "batch_size": 8,
+    "optimizer": {"kind": "sgd", "learning_rate": 0.1},
+    "strategy": {"kind": "all_reduce", "algorithm": "ring"},
+    "topology": {"kind": "star", "bandwidth": "100 Mbit/s", "latency": "200 us", "multicast": "native"},
+    "compute": {"kind": "shifted_exponential", "shift": "2 ms", "mean": "1 ms"},
+    "max_steps": 4,
+}
+
+
+@pytest.fixture
+def tiny() -> dict[str, Any]:
+    """A scenario of three ranks and four steps, for the test to change as it likes."""
+    return copy.deepcopy(TINY)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep all tests that start processes of their own on one worker, so that they do not crowd each other out."""
+    for item in items:
+        if item.get_closest_marker("real") is not None:
+            item.add_marker(pytest.mark.xdist_group("real"))

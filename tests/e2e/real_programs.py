@@ -1,0 +1,123 @@
+"""Small experiments for real runs; run as a script, this file is a worker of one of them.
+
+    python real_programs.py worker HOST:PORT
+    python real_programs.py relay HOST:PORT
+
+The text that stands for the scenario is `PROGRAM WORLD_SIZE MULTICAST`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+
+from psgdsim.errors import StrategyError
+from psgdsim.node import Kernel
+from psgdsim.real import relay, worker
+from psgdsim.task import Schedule
+
+PAYLOAD = np.arange(50_000, dtype=np.float32)
+ADD = Kernel("add", lambda a, b: a + b, "gradient")
+
+
+async def exchange(node, task):
+    """Every rank multicasts an array per step, and adds up what it gets."""
+    total = np.zeros_like(PAYLOAD)
+    others = [rank for rank in range(node.world_size) if rank != node.rank]
+    step = 0
+    while True:
+        step += 1
+        results = await node.gather(
+            node.multicast(others, PAYLOAD * (node.rank + 1), tag=f"s{step}"),
+            *(node.recv(other, tag=f"s{step}") for other in others),
+        )
+        for message in results[1:]:
+            total = await node.compute(ADD, total, message.payload)
+        node.record(loss=1.0 / step)
+        if not await node.checkpoint(step, [{"w": total}]):
+            return
+
+
+async def _at_step_3(node, task, act):
+    async def checkpoint(step, models):
+        is_training = node._meet is not None
+        if is_training and step == 3 and node.rank == 1:
+            await act()
+        return await type(node).checkpoint(node, step, models)
+
+    node.checkpoint = checkpoint
+    await exchange(node, task)
+
+
+async def fails(node, task):
+    async def act():
+        raise ValueError("the loss is a walrus")
+
+    await _at_step_3(node, task, act)
+
+
+async def disagrees(node, task):
+    async def act():
+        raise StrategyError("rank 0 sent another checksum")
+
+    await _at_step_3(node, task, act)
+
+
+async def dies(node, task):
+    async def act():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    await _at_step_3(node, task, act)
+
+
+async def freezes(node, task):
+    async def act():
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    await _at_step_3(node, task, act)
+
+
+async def hangs(node, task):
+    async def act():
+        print("rank 1 hangs now", flush=True)
+        await asyncio.sleep(3600)
+
+    await _at_step_3(node, task, act)
+
+
+async def leaves(node, task):
+    """Rank 1 ends its program a step before the others do."""
+    for step in (1, 2):
+        if not await node.checkpoint(step, []) or (step == 1 and node.rank == 1):
+            return
+
+
+PROGRAMS = {program.__name__: program for program in (exchange, fails, disagrees, dies, freezes, hangs, leaves)}
+
+
+def build(text):
+    """Return the experiment that a text stands for."""
+    program, world_size, multicast = text.split()
+    if program == "unbuildable":
+        raise StrategyError("there is no such data set")
+    schedule = Schedule(steps_per_epoch=1, last_step=6, evaluate_every=2)
+    real = SimpleNamespace(processes="local", host="127.0.0.1", port=0, heartbeat_timeout=10.0)
+    evaluate = lambda model: {"train_loss": float(model["w"][1]), "test_accuracy": 0.5}  # noqa: E731
+    return SimpleNamespace(
+        world_size=int(world_size),
+        task=SimpleNamespace(schedule=schedule, evaluate=evaluate),
+        strategy=SimpleNamespace(worker=PROGRAMS[program]),
+        topology=SimpleNamespace(multicast=multicast),
+        scenario=SimpleNamespace(real=real),
+    )
+
+
+if __name__ == "__main__":
+    role, address = sys.argv[1:]
+    host, port = address.rsplit(":", 1)
+    sys.exit(relay.main(host, int(port)) if role == "relay" else worker.main(host, int(port), build=build))

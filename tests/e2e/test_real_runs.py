@@ -1,0 +1,181 @@
+"""Real runs: processes over TCP, their bytes, their failures, and that nothing of them is left."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from psgdsim import wire
+from psgdsim.errors import Interrupted, RankFailed, ScenarioError, StrategyError
+from psgdsim.real.coordinator import run_real
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+
+SCRIPT = str(Path(__file__).with_name("real_programs.py"))
+PROGRAMS = runpy.run_path(SCRIPT)
+COMMANDS = ([sys.executable, SCRIPT, "worker"], [sys.executable, SCRIPT, "relay"])
+
+
+def start(program, world_size=2, multicast="unicast", **options):
+    text = f"{program} {world_size} {multicast}"
+    experiment = PROGRAMS["build"](text)
+    for name in ("processes", "host", "heartbeat_timeout"):
+        if name in options:
+            setattr(experiment.scenario.real, name, options.pop(name))
+    return run_real(experiment, text, commands=COMMANDS, **options)
+
+
+def children():
+    """Return the processes that this one started and that still exist."""
+    found = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", SCRIPT], capture_output=True, check=False)
+    return found.stdout.split()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left():
+    yield
+    assert children() == []
+
+
+@pytest.mark.parametrize("multicast", ["unicast", "relay"])
+def test_a_run_to_its_end(multicast):
+    outcome = start("exchange", 3, multicast)
+    assert outcome.error is None
+    frame, copies = wire.nbytes(PROGRAMS["PAYLOAD"]), 2 if multicast == "unicast" else 1
+    for rank, report in enumerate(outcome.reports):
+        assert report.rank == rank
+        assert [row["step"] for row in report.rows] == [1, 2, 3, 4, 5, 6]
+        assert [row["loss"] for row in report.rows] == [1 / step for step in range(1, 7)]
+        assert report.sent_nbytes == report.rows[-1]["bytes"] == 6 * copies * frame
+        assert report.payload_nbytes == 6 * copies * 200_000
+        assert report.relay_nbytes == (0 if multicast == "unicast" else 12 * frame)
+        assert report.unread == 0
+        assert 0 < report.control_nbytes < 200_000
+        assert {event.kind for event in report.events} == {"compute", "send", "receive"}
+        assert sum(report.seconds.values()) == pytest.approx(report.rows[-1]["time"], abs=0.1)
+    assert [(row["step"], row["model"], row["test_accuracy"]) for row in outcome.evals] == [
+        (2, 0, 0.5),
+        (4, 0, 0.5),
+        (6, 0, 0.5),
+    ]
+    np.testing.assert_array_equal(outcome.models[0]["w"], PROGRAMS["PAYLOAD"] * 5 * 6)
+    assert outcome.time >= max(report.rows[-1]["time"] for report in outcome.reports)
+    assert len({report.digest for report in outcome.reports}) == 3
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("fails", r"rank 1: step 3: ValueError: the loss is a walrus \(.*real_programs.py:\d+\)"),
+        ("disagrees", "rank 1: step 3: rank 0 sent another checksum"),
+        ("dies", r"rank 1: training.*: its process was killed by signal 9 \(SIGKILL\)"),
+        ("unbuildable", "rank [01]: start-up: there is no such data set"),
+    ],
+)
+def test_a_rank_that_fails_is_named_with_its_cause_and_ends_the_run(program, message):
+    experiment_of = "exchange" if program == "unbuildable" else program
+    experiment = PROGRAMS["build"](f"{experiment_of} 2 unicast")
+    log = []
+    outcome = run_real(experiment, f"{program} 2 unicast", commands=COMMANDS, log=log.append)
+    assert isinstance(outcome.error, RankFailed)
+    assert re.match(message, str(outcome.error)), str(outcome.error)
+    if program != "unbuildable":
+        assert [row["step"] for row in outcome.reports[0].rows][:2] == [1, 2]
+        assert [row["step"] for row in outcome.evals] == [2]
+    if program == "fails":
+        assert any(line.startswith("[rank 1] ") and "walrus" in line for line in log)
+
+
+def test_a_frozen_rank_is_lost_by_its_silence():
+    outcome = start("freezes", heartbeat_timeout=2.0)
+    assert str(outcome.error).startswith("rank 1: training")
+    assert "it gave no sign of life for 2 s" in str(outcome.error)
+
+
+def test_ranks_that_do_not_end_the_same_steps_are_told():
+    outcome = start("leaves")
+    assert isinstance(outcome.error, StrategyError)
+    assert str(outcome.error) == ("the ranks do not end the same steps: rank 0 at the end of step 2, rank 1 has ended")
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_in_order(signum, code):
+    def stop_when_it_hangs(line):
+        if "rank 1 hangs now" in line:
+            os.kill(os.getpid(), signum)
+
+    handler = signal.getsignal(signum)
+    outcome = start("hangs", log=stop_when_it_hangs)
+    assert isinstance(outcome.error, Interrupted)
+    assert outcome.error.exit_code == code
+    assert [row["step"] for row in outcome.reports[0].rows][:2] == [1, 2]
+    assert signal.getsignal(signum) is handler
+
+
+def test_workers_end_when_the_coordinator_is_killed():
+    code = (
+        "import runpy, sys; from psgdsim.real.coordinator import run_real\n"
+        f"build = runpy.run_path({SCRIPT!r})['build']\n"
+        f"run_real(build('hangs 2 unicast'), 'hangs 2 unicast', commands={COMMANDS!r}, "
+        "log=lambda line: print(line, flush=True))"
+    )
+    coordinator = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert any("rank 1 hangs now" in line for line in coordinator.stdout)
+    found = subprocess.run(["pgrep", "-P", str(coordinator.pid)], capture_output=True, check=True)
+    workers = [int(pid) for pid in found.stdout.split()]
+    assert len(workers) == 2
+    coordinator.kill()
+    coordinator.wait()
+    coordinator.stdout.close()
+    deadline = time.monotonic() + 30
+    while any(_is_alive(pid) for pid in workers):
+        assert time.monotonic() < deadline, "workers outlived their coordinator"
+        time.sleep(0.05)
+
+
+def _is_alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_an_open_address_needs_a_token(monkeypatch):
+    monkeypatch.delenv("PSGDSIM_TOKEN", raising=False)
+    with pytest.raises(ScenarioError, match=r"real.host: 0.0.0.0 can be reached .* set PSGDSIM_TOKEN"):
+        start("exchange", processes="manual", host="0.0.0.0")
+
+
+def test_workers_join_by_hand_and_those_without_the_token_do_not(monkeypatch):
+    monkeypatch.setenv("PSGDSIM_TOKEN", "canary-token")
+    processes, log, outcomes = [], [], []
+    joined = threading.Event()
+
+    def join(line):
+        address = line.rsplit(" ", 1)[1]
+        for token in ("wrong", "canary-token", "canary-token"):
+            environment = {**os.environ, "PSGDSIM_TOKEN": token}
+            command = [*COMMANDS[0], address]
+            processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+        joined.set()
+
+    outcomes.append(start("exchange", processes="manual", announce=join, log=log.append))
+    assert joined.is_set()
+    assert outcomes[0].error is None
+    assert len(outcomes[0].reports) == 2
+    results = [(process.communicate()[1], process.returncode) for process in processes]
+    assert "wrong token: set PSGDSIM_TOKEN to the same text on both sides" in results[0][0]
+    assert [code for _, code in results] == [1, 0, 0]
+    assert any("wrong token" in line for line in log)
+    assert "canary-token" not in "".join([*log, *(text for text, _ in results)])

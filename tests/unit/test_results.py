@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import psgdsim
+from psgdsim import results
+from psgdsim.errors import Deadlock, PsgdsimError, StrategyError
+from psgdsim.node import Node
+from psgdsim.strategies.base import Strategy, register_strategy
+from psgdsim.task import Task
+
+FAILED_FILES = {"scenario.yaml", "summary.json", "steps.csv", "evals.csv", "trace.json", "log.txt"}
+
+
+@register_strategy("results_test_breaks")
+def results_test_breaks(last_good_step: int) -> Strategy:
+    """Train alone, then break.
+
+    Args:
+        last_good_step: the step after which rank 1 raises; with 0 all wait for ever instead.
+    """
+
+    async def worker(node: Node, task: Task) -> None:
+        state = await node.compute(task.init, 0, None)
+        for step in range(1, last_good_step + 1):
+            node.record(loss=0.5 / step)
+            await node.checkpoint(step, [state.params])
+        if last_good_step and node.rank == 1:
+            raise StrategyError("rank 1 gives up")
+        await node.recv(tag="never sent")
+
+    return Strategy(worker, lambda _world_size, _codec: None)
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    results.write_text(path, "größer\n")
+    assert path.read_bytes() == "größer\n".encode()
+    results.write_text(path, "replaced\n")
+    assert path.read_text(encoding="utf-8") == "replaced\n"
+    assert _names(tmp_path) == ["a.txt"]
+
+
+def test_a_write_that_breaks_leaves_nothing(tmp_path: Path) -> None:
+    def write(file: io.BufferedIOBase) -> None:
+        file.write(b"half")
+        raise RuntimeError("disk on fire")
+
+    with pytest.raises(RuntimeError, match="disk on fire"):
+        results.write_whole(tmp_path / "a.bin", write)
+    assert _names(tmp_path) == []
+
+
+def test_a_write_that_is_interrupted_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+
+    def write(file: io.BufferedIOBase) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        results.write_whole(path, write)
+    assert path.read_bytes() == b"old"
+    assert _names(tmp_path) == ["a.bin"]
+
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+
+def test_a_table_is_read_back_with_its_types(tmp_path: Path) -> None:
+    rows = [{"rank": 0, "loss": 0.1, "time": 1e-17}, {"rank": 1, "loss": None, "time": 2.0, "extra": 5}]
+    results.write_text(tmp_path / "t.csv", results.table_text(("rank", "time", "loss"), rows))
+    table = results.read_table(tmp_path / "t.csv")
+    assert list(table) == ["rank", "time", "loss", "extra"]
+    assert table["rank"].dtype.kind == "i"
+    np.testing.assert_array_equal(table["rank"], [0, 1])
+    np.testing.assert_array_equal(table["time"], [1e-17, 2.0])
+    np.testing.assert_array_equal(table["loss"], [0.1, np.nan])
+    np.testing.assert_array_equal(table["extra"], [np.nan, 5.0])
+
+
+def test_a_table_without_rows_keeps_its_columns(tmp_path: Path) -> None:
+    results.write_text(tmp_path / "t.csv", results.table_text(results.STEP_COLUMNS, []))
+    table = results.read_table(tmp_path / "t.csv")
+    assert tuple(table) == results.STEP_COLUMNS
+    assert all(len(column) == 0 for column in table.values())
+
+
+def test_floats_survive_the_table_to_the_last_bit(tmp_path: Path) -> None:
+    values = [0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308]
+    results.write_text(tmp_path / "t.csv", results.table_text(("x",), [{"x": value} for value in values]))
+    assert results.read_table(tmp_path / "t.csv")["x"].tolist() == values
+
+
+# --- run folders ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_reads_back_as_it_was_returned(tiny: dict[str, Any], tmp_path: Path) -> None:
+    returned = psgdsim.run(tiny, out=tmp_path / "run")
+    loaded = psgdsim.load_run(tmp_path / "run")
+    assert loaded.summary == json.loads(json.dumps(returned.summary))
+    assert loaded.folder == returned.folder == tmp_path / "run"
+    assert list(zip(loaded.steps["step"], loaded.steps["rank"], strict=True)) == [
+        (step, rank) for step in range(1, 5) for rank in range(3)
+    ]
+    last = loaded.steps["step"] == 4
+    assert loaded.steps["bytes"][last].tolist() == loaded.summary["bytes"]["sent"]
+    assert loaded.steps["time"].max() == loaded.summary["time_s"]
+    assert loaded.evals["test_accuracy"][-1] == loaded.summary["final"]["test_accuracy"]
+
+
+def test_seconds_of_a_step_add_up_to_its_length(tiny: dict[str, Any], tmp_path: Path) -> None:
+    steps = psgdsim.run(tiny, out=tmp_path / "run").steps
+    spent = sum(steps[f"{name}_s"] for name in ("compute", "encode", "transfer", "wait"))
+    first = steps["step"] == 1
+    np.testing.assert_allclose(spent[first], steps["time"][first], rtol=1e-9)
+
+
+def test_parameters_read_back_by_name(tiny: dict[str, Any], tmp_path: Path) -> None:
+    params = psgdsim.run(tiny, out=tmp_path / "run").params
+    shapes = sorted(array.shape for array in params.values())
+    assert shapes == [(8,), (8, 10), (10,), (64, 8)]
+    assert all(array.dtype == np.float32 for array in params.values())
+
+
+def test_parameters_of_several_models_are_told_apart(tiny: dict[str, Any], tmp_path: Path) -> None:
+    strategy = {"kind": "coded_shuffle", "redundancy": 1}
+    result = psgdsim.run({**tiny, "strategy": strategy, "max_steps": 1}, out=tmp_path / "run")
+    assert {name.split("/")[0] for name in result.params} == {"model0", "model1", "model2"}
+    assert [model["model"] for model in result.summary["models"]] == [0, 1, 2]
+
+
+def test_summary_is_plain_json(tiny: dict[str, Any], tmp_path: Path) -> None:
+    psgdsim.run({**tiny, "max_steps": 1}, out=tmp_path / "run")
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_a_run_never_overwrites(tiny: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(PsgdsimError, match="not empty; a run never overwrites"):
+        psgdsim.run(tiny, out=tmp_path / "run")
+    assert _names(tmp_path / "run") == ["precious.txt"]
+
+
+def test_loading_what_is_no_run_names_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(PsgdsimError, match=r"nothing: no run here: expected a folder with summary\.json"):
+        psgdsim.load_run(tmp_path / "nothing")
+    with pytest.raises(PsgdsimError, match="no run here"):
+        psgdsim.load_run(tmp_path)
+
+
+def test_loading_a_damaged_summary_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"status": ', encoding="utf-8")
+    with pytest.raises(PsgdsimError, match=r"summary\.json: not valid JSON: .*line 1"):
+        psgdsim.load_run(tmp_path)
+
+
+# --- runs that fail -------------------------------------------------------------------------------------------
+
+
+def test_a_failed_run_leaves_what_it_had(tiny: dict[str, Any], tmp_path: Path) -> None:
+    broken = {**tiny, "strategy": {"kind": "results_test_breaks", "last_good_step": 2}}
+    with pytest.raises(StrategyError, match="rank 1 gives up") as caught:
+        psgdsim.run(broken, out=tmp_path / "run")
+    assert any(str(tmp_path / "run") in note for note in caught.value.__notes__)
+    loaded = psgdsim.load_run(tmp_path / "run")
+    assert loaded.summary["status"] == "failed"
+    assert loaded.summary["error"]["type"] == "StrategyError"
+    assert "rank 1 gives up" in loaded.summary["error"]["message"]
+    assert loaded.summary["steps"] == 2
+    assert loaded.steps["loss"].tolist() == [0.5] * 3 + [0.25] * 3
+    assert set(_names(tmp_path / "run")) >= FAILED_FILES
+
+
+def test_a_failed_run_is_returned_if_asked(tiny: dict[str, Any], tmp_path: Path) -> None:
+    broken = {**tiny, "strategy": {"kind": "results_test_breaks", "last_good_step": 0}}
+    result = psgdsim.run(broken, out=tmp_path / "run", check=False)
+    assert result.summary["status"] == "failed"
+    assert result.summary["error"]["type"] == Deadlock.__name__
+    assert "never sent" in result.summary["error"]["message"]
+    assert result.summary["steps"] == 0
+    with (tmp_path / "run" / "steps.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [list(results.STEP_COLUMNS)]
+
+
+def test_an_invalid_scenario_leaves_no_folder(tiny: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(PsgdsimError):
+        psgdsim.run({**tiny, "world_size": 0}, out=tmp_path / "run")
+    assert _names(tmp_path) == []
