@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from psgdsim import trees
+from psgdsim.compilation import lazy_jit
 from psgdsim.node import Kernel, Node
 
 
@@ -37,11 +37,11 @@ def _unravel(vector: Any, like: Any) -> Any:
     return ravel_pytree(like)[1](vector)
 
 
-ADD = Kernel("add", trees.lazy_jit(lambda a, b: a + b))
-CUT = Kernel("cut", trees.lazy_jit(_cut, static=("parts",)))
-JOIN = Kernel("join", trees.lazy_jit(_join))
-RAVEL = Kernel("ravel", trees.lazy_jit(_ravel))
-UNRAVEL = Kernel("unravel", trees.lazy_jit(_unravel))
+ADD = Kernel("add", lazy_jit(lambda a, b: a + b))
+CUT = Kernel("cut", lazy_jit(_cut, static=("parts",)))
+JOIN = Kernel("join", lazy_jit(_join))
+RAVEL = Kernel("ravel", lazy_jit(_ravel))
+UNRAVEL = Kernel("unravel", lazy_jit(_unravel))
 
 
 async def all_gather(node: Node, payload: Any, *, tag: str, senders: range | list[int] | None = None) -> list[Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from psgdsim import results, scenario
+from psgdsim.compilation import use_cache_on_disk
 from psgdsim.errors import PsgdsimError, StrategyError
 from psgdsim.results import RunResult
 from psgdsim.scenario import Scenario
@@ -64,8 +65,9 @@ def run(
     folder = _new_folder(resolved.name, mode, out)
     log: list[str] = []
     started = time.perf_counter()
-    experiment = build(resolved)
-    results.write_text(folder / "scenario.yaml", scenario.dump(resolved))
+    use_cache_on_disk()
+    experiment = build(resolved, clock=time.perf_counter)
+    results.write_text(folder / "scenario.yaml", scenario.dump(experiment.scenario))
     outcome = _drive(experiment, mode, progress, log)
     if outcome.error is None:
         outcome.error = _disagreement(experiment, outcome)

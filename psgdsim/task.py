@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from psgdsim import rng, trees
+from psgdsim import rng
 from psgdsim.codecs.base import Codec
+from psgdsim.compilation import lazy_jit
 from psgdsim.data.base import Dataset, Partition
 from psgdsim.data.order import SampleOrder, split_rows
 from psgdsim.models.base import Model
@@ -106,10 +107,6 @@ class Task:
     global_rows: int
     schedule: Schedule
 
-    def rehearsal(self) -> Task:
-        """Return the same task, to be ended after one step and not evaluated: it compiles what a run compiles."""
-        return replace(self, schedule=Schedule(self.schedule.steps_per_epoch, last_step=1))
-
     # --- data -------------------------------------------------------------------------------------------------
 
     def steps(self) -> Iterator[int]:
@@ -141,7 +138,7 @@ class Task:
     def init(self) -> Kernel:
         """`(seed_offset, learning_rate or None) -> TrainState`: a new model; None takes the optimizer's rate."""
 
-        @trees.lazy_jit
+        @lazy_jit
         def start(key: Any, rate: Any) -> TrainState:
             import jax.numpy as jnp
 
@@ -185,19 +182,19 @@ class Task:
             params = jax.tree.map(lambda p, d: p + rate * d, state.params, direction)
             return TrainState(params, opt_state, state.step + 1, state.learning_rate)
 
-        return Kernel("apply", trees.lazy_jit(apply))
+        return Kernel("apply", lazy_jit(apply))
 
     @cached_property
     def init_codec(self) -> Kernel:
         """`(like) -> state`: the memory of one end of one direction."""
-        return Kernel("init_codec", trees.lazy_jit(self.codec.init), "codec")
+        return Kernel("init_codec", lazy_jit(self.codec.init), "codec")
 
     @cached_property
     def encode(self) -> Kernel:
         """`(update, state, rank, step) -> (payload, state)`; the random key is that of the rank and the step."""
         base = functools.cache(lambda: rng.key(self.seed, "codec"))
 
-        @trees.lazy_jit
+        @lazy_jit
         def encode(update: Any, state: Any, key: Any, rank: int, step: int) -> tuple[Any, Any]:
             import jax
 
@@ -211,13 +208,13 @@ class Task:
     @cached_property
     def decode(self) -> Kernel:
         """`(payload, state, like) -> (update, state)`."""
-        return Kernel("decode", trees.lazy_jit(self.codec.decode), "codec")
+        return Kernel("decode", lazy_jit(self.codec.decode), "codec")
 
     @cached_property
     def weighted_sum(self) -> Kernel:
         """`(weights, trees) -> tree`: the sum of weight times tree, added in the order given."""
 
-        @trees.lazy_jit
+        @lazy_jit
         def weighted_sum(weights: Any, addends: Sequence[Any]) -> Any:
             import jax
 
@@ -264,7 +261,7 @@ class Task:
             correct = 0 if self.model.is_correct is None else jnp.sum(self.model.is_correct(outputs, targets))
             return jnp.sum(self.model.loss(outputs, targets)), correct
 
-        return trees.lazy_jit(sum_metrics)
+        return lazy_jit(sum_metrics)
 
     @cached_property
     def _transform(self) -> Any:
@@ -288,4 +285,4 @@ class Task:
 
             return jax.value_and_grad(mean_loss)(params, inputs[ids], targets[ids])
 
-        return trees.lazy_jit(gradient)
+        return lazy_jit(gradient)

@@ -5,9 +5,7 @@ They take numpy or jax arrays alike and import jax only when called.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-from collections.abc import Callable
 from typing import Any
 
 
@@ -58,24 +56,3 @@ def digest(tree: Any) -> str:
         sha.update(f"{name} {array.dtype} {array.shape}\n".encode())
         sha.update(little.tobytes())
     return sha.hexdigest()
-
-
-def lazy_jit(function: Callable[..., Any], *, static: tuple[str, ...] = ()) -> Callable[..., Any]:
-    """Return `jax.jit(function)`, made at the first call so that defining it does not import jax.
-
-    Args:
-        function: a pure function of arrays.
-        static: names of arguments that are part of the compiled shape, not data.
-    """
-
-    @functools.cache
-    def compiled() -> Callable[..., Any]:
-        import jax
-
-        return jax.jit(function, static_argnames=static)
-
-    @functools.wraps(function)
-    def call(*arguments: Any, **keywords: Any) -> Any:
-        return compiled()(*arguments, **keywords)
-
-    return call

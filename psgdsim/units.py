@@ -139,6 +139,17 @@ SIZE = Dimension(
     "25 MiB",
 )
 
+FLOP_RATE = Dimension(
+    "rate",
+    {"PFLOP/s": Decimal(10) ** 15, **{f"{prefix}FLOP/s": size for prefix, size in _SI.items()}},
+    {
+        **{f"{prefix}FLOPS": f"{{number}} {prefix}FLOP/s" for prefix in ("P", *_SI)},
+        **{f"{prefix}FLOP": f"{{number}} {prefix}FLOP/s" for prefix in ("P", *_SI)},
+        **{f"{prefix}flops": f"{{number}} {prefix}FLOP/s" for prefix in ("P", *_SI)},
+    },
+    "10 TFLOP/s",
+)
+
 
 def _quantity(dimension: Dimension) -> Any:
     """Return a pydantic type: a float in base units that reads and writes text with a unit."""
@@ -159,3 +170,6 @@ Bandwidth = _quantity(BANDWIDTH)
 
 Size = _quantity(SIZE)
 """Bytes; written `25 MiB` in YAML."""
+
+FlopRate = _quantity(FLOP_RATE)
+"""Floating-point operations per second; written `10 TFLOP/s` in YAML."""

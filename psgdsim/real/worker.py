@@ -42,12 +42,14 @@ Build = Callable[[str], Experiment]
 def build_experiment(text: str) -> Experiment:
     """Return the experiment of a scenario's text."""
     from psgdsim import scenario
+    from psgdsim.compilation import use_cache_on_disk
     from psgdsim.scenario.experiment import build
 
+    use_cache_on_disk()
     return build(scenario.loads(text))
 
 
-class Session:
+class Participant:
     """One rank, from its welcome to its report.
 
     Args:
@@ -231,7 +233,7 @@ def _report_parts(node: RealNode, sent_nbytes: int, control_nbytes: int) -> list
 
 
 async def take_part(host: str, port: int, *, token: str = "", build: Build = build_experiment) -> int:
-    """Join a run as one rank, until it ends (see `Session.run`).
+    """Join a run as one rank, until it ends (see `Participant.run`).
 
     Args:
         host: where the coordinator listens.
@@ -243,11 +245,11 @@ async def take_part(host: str, port: int, *, token: str = "", build: Build = bui
     connection = await connect(host, port, secret, Claim(Role.WORKER))
     listener = Listener(connection.local_host, 0, _complain)
     channel = Channel(connection, HEARTBEAT_TIMEOUT)
-    session = Session(channel, listener, secret, build)
-    channel.heartbeat = session.heartbeat
+    participant = Participant(channel, listener, secret, build)
+    channel.heartbeat = participant.heartbeat
     try:
         await channel.send(control.Hello(__version__, os.getpid(), listener.port))
-        return await session.run()
+        return await participant.run()
     finally:
         await listener.close()
         await channel.close()

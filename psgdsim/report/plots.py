@@ -148,6 +148,8 @@ def plot_timeline(
         ax: where to draw; by default on a new figure.
         title: above the axes.
     """
+    from matplotlib.patches import Patch
+
     axes = _axes(ax)
     events = json.loads((result.folder / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
     bars = [event for event in events if event["ph"] == "X" and event["dur"] > 0]
@@ -161,7 +163,7 @@ def plot_timeline(
             ]
             axes.broken_barh(spans, (rank - 0.42 + top, 0.26), facecolors=colour, linewidth=0)
     present = [kind for kind in _KINDS if any(event["cat"] == kind for event in bars)]
-    handles = [axes.barh([0], [0], color=_KINDS[kind]) for kind in present]
+    handles = [Patch(color=_KINDS[kind]) for kind in present]
     axes.legend(handles, present, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(present), frameon=False)
     axes.set_yticks(range(result.summary["world_size"]), [f"rank {i}" for i in range(result.summary["world_size"])])
     axes.invert_yaxis()
@@ -215,19 +217,21 @@ def _ratio(value: float) -> str:
 
 
 def _name_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], colours: Mapping[str, str]) -> None:
-    """Write each curve's name to the right of its end, moved up or down where names would overlap."""
-    size = 9.0
-    heights = {name: float(axes.transData.transform(end)[1]) for name, end in ends.items()}
-    gap = size * 1.25 * axes.figure.dpi / 72
-    placed: list[tuple[float, str]] = []
-    for name in sorted(heights, key=lambda name: heights[name]):
-        placed.append((max(heights[name], placed[-1][0] + gap if placed else heights[name]), name))
-    for height, name in placed:
-        offset = (height - heights[name]) * 72 / axes.figure.dpi
+    """Write each curve's name to the right of its end, moved up where it would stand on another name."""
+    size, pixel = 9.0, 72 / axes.figure.dpi
+    points = {name: pixel * axes.transData.transform(end) for name, end in ends.items()}
+    placed: list[tuple[float, float, float]] = []
+    for name in sorted(points, key=lambda name: float(points[name][1])):
+        left, middle = map(float, points[name])
+        right, height = left + 0.65 * size * len(name), middle
+        for other_left, other_right, other_height in sorted(placed, key=lambda box: box[2]):
+            if left < other_right and other_left < right and height < other_height + 1.25 * size:
+                height = other_height + 1.25 * size
+        placed.append((left, right, height))
         axes.annotate(
             name,
             ends[name],
-            xytext=(7, offset),
+            xytext=(7, height - middle),
             textcoords="offset points",
             va="center",
             color=colours[name],

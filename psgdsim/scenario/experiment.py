@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from psgdsim.compute_times import ComputeTime
 from psgdsim.errors import ScenarioError
+from psgdsim.scenario.calibration import Clock, resolve_compute
 from psgdsim.scenario.schema import Scenario
 from psgdsim.strategies.base import Strategy
 from psgdsim.task import Schedule, Task
@@ -38,17 +39,20 @@ class Experiment:
         """Rows per rank and step, of which `compute` says the time."""
         return self.task.global_rows / self.world_size
 
-    def rehearsal(self) -> Experiment:
-        """Return the same experiment, ended after one step."""
-        return replace(self, task=self.task.rehearsal())
 
-
-def build(scenario: Scenario) -> Experiment:
+def build(scenario: Scenario, clock: Clock | None = None) -> Experiment:
     """Build the parts that a scenario names and load its data.
+
+    Args:
+        scenario: the scenario.
+        clock: returns the time [s], for a compute model that is measured on this machine.
+
+    Returns:
+        The experiment; in its scenario a compute model that depends on the machine is replaced by the constant found.
 
     Raises:
         DatasetError: the data is missing or damaged.
-        ScenarioError: the data is too small for the scenario.
+        ScenarioError: the data is too small for the scenario, or a measurement needs a clock.
     """
     dataset = scenario.data.build().load(scenario.seed)
     rows = len(dataset.train_inputs)
@@ -72,14 +76,20 @@ def build(scenario: Scenario) -> Experiment:
         global_rows=scenario.global_rows,
         schedule=_schedule(scenario, rows),
     )
+    scenario = resolve_compute(scenario, task, clock)
     return Experiment(
         scenario=scenario,
         world_size=scenario.world_size,
         task=task,
         strategy=scenario.strategy.build(),
-        topology=scenario.topology.build(),
+        topology=network(scenario),
         compute=scenario.compute.build(),
     )
+
+
+def network(scenario: Scenario) -> TopologyPart:
+    """Return the network with the ranks on its hosts; its `build` takes the number of ranks."""
+    return scenario.hosts.place(scenario.topology.build())
 
 
 def _schedule(scenario: Scenario, rows: int) -> Schedule:

@@ -23,6 +23,7 @@ from psgdsim.errors import PsgdsimError
 from psgdsim.scenario.document import Path
 from psgdsim.scenario.families import FAMILIES
 from psgdsim.scenario.spec import DataSpec, PartSpec, SpecOf, blame, custom, read_spec
+from psgdsim.topologies.placement import Hosts
 from psgdsim.units import Duration
 
 NAME_PATTERN = r"(?!\.)[A-Za-z0-9._-]{1,80}"
@@ -150,6 +151,7 @@ class Scenario(_Section):
         description="what crosses the wire instead of an update",
     )
     topology: Annotated[PartSpec, SpecOf(FAMILIES["topologies"])] = Field(description="the network")
+    hosts: Hosts = Field(default=Hosts(), description="the machines, and the ranks on each of them")
     compute: Annotated[PartSpec, SpecOf(FAMILIES["compute"])] = Field(
         default=read_spec(FAMILIES["compute"], {"kind": "constant", "time": "0 s"}),
         description="the time of one rank's batch_size rows in simulation; no time at all unless given",
@@ -187,6 +189,7 @@ class Scenario(_Section):
                 self.strategy.build().check(self.world_size, self.codec.build())
             except (ValueError, PsgdsimError) as error:
                 problems = [blame(str(error), ("strategy",), self.strategy, type(self).model_fields)]
+            problems += self._broken_machine_rules()
         if problems:
             details = [
                 InitErrorDetails(type=custom("rejected", message), loc=path, input=getattr(self, str(path[0])))
@@ -194,6 +197,17 @@ class Scenario(_Section):
             ]
             raise ValidationError.from_exception_data("Scenario", details)
         return self
+
+    def _broken_machine_rules(self) -> Iterator[tuple[Path, str]]:
+        """Yield what does not fit between the ranks, the machines and the network."""
+        try:
+            self.hosts.check(self.topology.build(), self.world_size)
+        except ValueError as error:
+            key, _, message = str(error).partition(": ")
+            yield tuple(key.split(".")), message
+        beyond = [rank for rank in self.compute.build().ranks if rank >= self.world_size]
+        if beyond:
+            yield ("compute",), f"expected ranks of 0 to {self.world_size - 1}; got {beyond[0]}"
 
 
 def broken_rules(values: Mapping[str, Any]) -> list[tuple[Path, str]]:

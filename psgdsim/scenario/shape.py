@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic.fields import FieldInfo
 
@@ -78,8 +78,16 @@ def _model_at(path: Path, data: Any) -> dict[str, FieldInfo]:
     if family is not None:
         kind = kind_at(path, data)
         return parameters_model(family[kind]).model_fields if kind is not None and kind in family else {}
-    field = Scenario.model_fields.get(str(path[0])) if len(path) == 1 else None
-    return getattr(field.annotation, "model_fields", {}) if field is not None else {}
+    # In a list of sections the section belongs to the list's key.
+    *parent, key = path[:-1] if isinstance(path[-1], int) and len(path) > 1 else path
+    field = _model_at(tuple(parent), data).get(str(key))
+    return _section_fields(field.annotation) if field is not None else {}
+
+
+def _section_fields(annotation: Any) -> dict[str, FieldInfo]:
+    """Return the fields of the section that an annotation is, or is a list of."""
+    inside = [annotation, *get_args(annotation)]
+    return next((each.model_fields for each in inside if hasattr(each, "model_fields")), {})
 
 
 def _helps_at(path: Path, data: Any) -> dict[str, str]:

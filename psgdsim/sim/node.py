@@ -36,7 +36,10 @@ class SimNode(Node):
         self.step = 0
         self._simulation = simulation
         self._env: simpy.Environment = simulation.env
-        self._times = rng.stream(simulation.experiment.scenario.seed, "compute", rank)
+        experiment, topology = simulation.experiment, simulation.topology
+        self._draw = experiment.compute.start(rank, rng.stream(experiment.scenario.seed, "compute", rank))
+        self._speed = topology.speed(rank)
+        self.host = topology.host_of(rank)
         self._is_free_at = 0.0
 
     @property
@@ -48,7 +51,8 @@ class SimNode(Node):
         """Run the kernel now, and let the time pass that the machine needs for it; one kernel at a time."""
         start = self.now
         result = kernel.function(*unwrap(arguments))
-        self._is_free_at = max(self._is_free_at, start) + self._duration(kernel, arguments)
+        begin = max(self._is_free_at, start)
+        self._is_free_at = begin + self._duration(kernel, arguments, begin)
         activity: Activity = "encode" if kernel.kind == "codec" else "compute"
         with self.log.during(activity):
             if self._is_free_at > start:
@@ -56,11 +60,12 @@ class SimNode(Node):
         self.log.add_event(activity, kernel.name, start)
         return wrap(result)
 
-    def _duration(self, kernel: Kernel, arguments: tuple[Any, ...]) -> float:
+    def _duration(self, kernel: Kernel, arguments: tuple[Any, ...], begin: float) -> float:
+        """Return the time of a kernel that begins at some time [s]."""
         if kernel.rows is None:
             return 0.0
-        experiment = self._simulation.experiment
-        return experiment.compute.sample(self._times) * kernel.rows(*arguments) / experiment.rank_rows
+        load = kernel.rows(*arguments) / self._simulation.experiment.rank_rows
+        return self._draw(begin, load) / self._speed
 
     async def read(self, value: Any) -> Any:
         """Return the numbers; takes no time."""
@@ -72,7 +77,8 @@ class SimNode(Node):
         nbytes = self._count(payload, tag)
         with self.log.during("transfer"):
             start = self.now
-            arrival = self._simulation.network.carry(self._simulation.topology.route(self.rank, dst), nbytes)
+            route = self._simulation.topology.route(self.host, self._simulation.nodes[dst].host)
+            arrival = self._simulation.network.carry(route, nbytes)
             self._deliver_on(arrival, dst, Message(self.rank, tag, payload), nbytes)
             await wait(arrival)
         self.log.add_event("send", tag, start, peer=dst, nbytes=nbytes)
@@ -94,17 +100,18 @@ class SimNode(Node):
     def _copy_to(self, dsts: Sequence[int], message: Message, nbytes: int) -> simpy.Event:
         """Put a multicast on the network; return what fires when the sender is done with it."""
         network, topology = self._simulation.network, self._simulation.topology
+        hosts = [self._simulation.nodes[dst].host for dst in dsts]
         if topology.multicast == "native":
-            latency = max((topology.latency(topology.route(self.rank, dst)) for dst in dsts), default=0.0)
-            sent = network.carry(topology.tree(self.rank, dsts), nbytes, latency=latency)
+            latency = max((topology.latency(topology.route(self.host, host)) for host in hosts), default=0.0)
+            sent = network.carry(topology.tree(self.host, hosts), nbytes, latency=latency)
             for dst in dsts:
                 self._deliver_on(sent, dst, message, nbytes)
             return sent
-        uploaded = network.carry(topology.relay_route(self.rank, True), nbytes)
+        uploaded = network.carry(topology.relay_route(self.host, True), nbytes)
 
         def relay(_: simpy.Event) -> None:
-            for dst in dsts:
-                self._deliver_on(network.carry(topology.relay_route(dst, False), nbytes), dst, message, nbytes)
+            for dst, host in zip(dsts, hosts, strict=True):
+                self._deliver_on(network.carry(topology.relay_route(host, False), nbytes), dst, message, nbytes)
 
         uploaded.callbacks.append(relay)
         return uploaded

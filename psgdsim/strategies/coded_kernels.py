@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from psgdsim import trees
+from psgdsim.compilation import lazy_jit
 from psgdsim.node import Kernel
 
 
@@ -109,9 +109,9 @@ def _bits(floats: Any) -> Any:
     return jax.lax.bitcast_convert_type(jnp.concatenate(floats), jnp.uint32)
 
 
-VALUES = Kernel("values", trees.lazy_jit(_values, static=("functions", "segments")), "codec")
-ENCODE = Kernel("xor_encode", trees.lazy_jit(_encode), "codec")
-DECODE = Kernel("xor_decode", trees.lazy_jit(_decode), "codec")
-REDUCE = Kernel("reduce", trees.lazy_jit(_reduce), "codec")
-ASSEMBLE = Kernel("assemble", trees.lazy_jit(_assemble), "codec")
-BITS = Kernel("bits", trees.lazy_jit(_bits), "codec")
+VALUES = Kernel("values", lazy_jit(_values, static=("functions", "segments")), "codec")
+ENCODE = Kernel("xor_encode", lazy_jit(_encode), "codec")
+DECODE = Kernel("xor_decode", lazy_jit(_decode), "codec")
+REDUCE = Kernel("reduce", lazy_jit(_reduce), "codec")
+ASSEMBLE = Kernel("assemble", lazy_jit(_assemble), "codec")
+BITS = Kernel("bits", lazy_jit(_bits), "codec")

@@ -1,0 +1,62 @@
+"""Compiling: jit on first call, and a cache on disk so that a program is compiled once per machine, not per process."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+def lazy_jit(function: Callable[..., Any], *, static: tuple[str, ...] = ()) -> Callable[..., Any]:
+    """Return `jax.jit(function)`, made at the first call so that defining it does not import jax.
+
+    Args:
+        function: a pure function of arrays.
+        static: names of arguments that are part of the compiled shape, not data.
+    """
+
+    @functools.cache
+    def compiled() -> Callable[..., Any]:
+        import jax
+
+        return jax.jit(function, static_argnames=static)
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        return compiled()(*arguments, **keywords)
+
+    return call
+
+
+def use_cache_on_disk() -> None:
+    """Let jax keep what it compiles in the user's cache folder; call it before anything is compiled.
+
+    The folder is `$PSGDSIM_CACHE_DIR` or `psgdsim` in the user's cache folder, in it one folder per jaxlib version
+    and kind of processor. An empty `PSGDSIM_CACHE_DIR` turns it off; a cache that was chosen for jax itself stays.
+    """
+    import jax
+
+    chosen = os.environ.get("PSGDSIM_CACHE_DIR")
+    config: Any = jax.config
+    if chosen == "" or config.jax_compilation_cache_dir is not None:
+        return
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "psgdsim"
+    folder = Path(chosen or user_cache) / f"jaxlib-{metadata.version('jaxlib')}-{_processor()}"
+    config.update("jax_compilation_cache_dir", str(folder))
+    config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _processor() -> str:
+    """Return a short name of the processor and its instruction sets: compiled code must not move to another."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+        facts = [line for line in text.splitlines() if line.startswith(("model name", "flags", "Features"))]
+    except OSError:
+        facts = [platform.machine(), platform.processor()]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]

@@ -1,0 +1,97 @@
+"""Which rank lives on which host, how fast the hosts are, and what joins the ranks of one host."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import replace
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, Strict
+
+from psgdsim.topologies.base import Link, Topology, TopologyPart
+from psgdsim.units import Bandwidth, Duration
+
+_Count = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class _Settings(BaseModel):
+    """Nothing is converted silently, nothing is ignored, nothing changes."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
+    )
+
+
+class Loopback(_Settings):
+    """What joins the ranks of one host."""
+
+    bandwidth: Annotated[Bandwidth, Field(gt=0)] | None = Field(
+        default=None, description="what all messages inside one host share; null for no limit"
+    )
+    latency: Duration = Field(default="0 s", description="of a message inside one host, one way")
+
+
+class HostKind(_Settings):
+    """Some hosts that are alike."""
+
+    count: _Count = Field(description="the number of such hosts")
+    speed: Annotated[float, Field(gt=0)] = Field(
+        default=1.0, description="compute times are divided by it; 0.5 takes twice as long"
+    )
+
+
+class Hosts(_Settings):
+    """The machines: what lives on each of them, and how fast they are.
+
+    Rank i lives on host `i // ranks_per_host`, beside the others but with a processor of its own, so ranks of one host
+    compute at full speed at once; they share the host's links to the network. A message between two of them crosses
+    only the loopback.
+    """
+
+    ranks_per_host: _Count = Field(default=1, description="ranks on each host; the last host may have fewer")
+    loopback: Loopback = Field(default=Loopback(), description="what joins the ranks of one host")
+    kinds: Annotated[tuple[HostKind, ...], Strict(strict=False)] = Field(
+        default=(), description="the first hosts, the next ones, ...; hosts beyond them have speed 1"
+    )
+
+    def num_hosts(self, num_ranks: int) -> int:
+        """Return how many hosts the ranks need."""
+        return -(-num_ranks // self.ranks_per_host)
+
+    def check(self, part: TopologyPart, num_ranks: int) -> None:
+        """Raise `ValueError` if the ranks do not fit; the message begins with the key to blame."""
+        needed = self.num_hosts(num_ranks)
+        need = f"{needed} hosts ({num_ranks} ranks, {self.ranks_per_host} per host)"
+        if part.max_hosts is not None and needed > part.max_hosts:
+            raise ValueError(f"topology: expected room for {need}; there is room for {part.max_hosts}")
+        listed = sum(kind.count for kind in self.kinds)
+        if listed > needed:
+            raise ValueError(f"hosts.kinds: expected at most {need}; got {listed}")
+
+    def place(self, part: TopologyPart) -> TopologyPart:
+        """Return a part whose `build` takes the number of ranks instead of that of hosts."""
+        return replace(part, build=functools.partial(self._build, part), max_hosts=None)
+
+    def _build(self, part: TopologyPart, num_ranks: int) -> Topology:
+        self.check(part, num_ranks)
+        bare = part.build(self.num_hosts(num_ranks))
+        if self.ranks_per_host > 1:
+            bare = self._with_loopbacks(replace(bare, host_of=lambda rank: rank // self.ranks_per_host))
+        if self.kinds:
+            speeds = [kind.speed for kind in self.kinds for _ in range(kind.count)]
+            bare = replace(bare, speeds=(*speeds, *[1.0] * (len(bare.hosts) - len(speeds))))
+        return bare
+
+    def _with_loopbacks(self, bare: Topology) -> Topology:
+        """Add a link from each host to itself, unless it would neither limit nor delay anything."""
+        if self.loopback == Loopback():
+            return bare
+        rate = math.inf if self.loopback.bandwidth is None else self.loopback.bandwidth
+        loopbacks = (Link(f"{host}.loopback", rate, self.loopback.latency, host, host) for host in bare.hosts)
+        first = len(bare.links)
+        return replace(
+            bare,
+            links=(*bare.links, *loopbacks),
+            route=lambda src, dst: (first + src,) if src == dst else bare.route(src, dst),
+        )
