@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ def run(
     overrides: Sequence[str] = (),
     seed: int | None = None,
     progress: Progress | None = None,
+    announce: Callable[[str], None] | None = None,
     check: bool = True,
 ) -> RunResult:
     """Run a scenario and write its run folder.
@@ -39,6 +40,7 @@ def run(
         overrides: changes such as `"strategy.redundancy=3"`, applied before validation.
         seed: replaces the scenario's seed.
         progress: told after every step of rank 0.
+        announce: takes what the user should know at once, such as where workers started by hand are awaited.
         check: whether to raise if the run fails; its folder is written either way.
 
     Returns:
@@ -62,13 +64,20 @@ def run(
         raise PsgdsimError(f"mode: expected 'sim' or 'real'; got {mode!r}")
     changes = [*overrides, *([] if seed is None else [f"seed={seed}"])]
     resolved = _read(source, changes)
-    folder = _new_folder(resolved.name, mode, out)
-    log: list[str] = []
+    folder = _choose_folder(resolved.name, mode, out)
     started = time.perf_counter()
     use_cache_on_disk()
     experiment = build(resolved, clock=time.perf_counter)
+    _make(folder)
     results.write_text(folder / "scenario.yaml", scenario.dump(experiment.scenario))
-    outcome = _drive(experiment, mode, progress, log)
+    log: list[str] = []
+
+    def say(line: str) -> None:
+        log.append(line)
+        if announce is not None:
+            announce(line)
+
+    outcome = _drive(experiment, mode, progress, log.append, say)
     if outcome.error is None:
         outcome.error = _disagreement(experiment, outcome)
     summary = results.summarize(experiment, mode, outcome, time.perf_counter() - started)
@@ -87,12 +96,11 @@ def _read(source: Scenario | Mapping[str, Any] | str | os.PathLike[str], changes
     return scenario.load(Path(source), overrides=changes)
 
 
-def _new_folder(name: str, mode: str, out: str | os.PathLike[str] | None) -> Path:
+def _choose_folder(name: str, mode: str, out: str | os.PathLike[str] | None) -> Path:
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S-%f")[:-3]
     folder = Path("runs") / f"{name}-{mode}-{stamp}" if out is None else Path(out)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        is_taken = any(folder.iterdir())
+        is_taken = folder.exists() and any(folder.iterdir())
     except OSError as error:
         raise PsgdsimError(f"{folder}: cannot be the run folder: {error.strerror}") from None
     if is_taken:
@@ -100,7 +108,20 @@ def _new_folder(name: str, mode: str, out: str | os.PathLike[str] | None) -> Pat
     return folder
 
 
-def _drive(experiment: Experiment, mode: Mode, progress: Progress | None, log: list[str]) -> Outcome:
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PsgdsimError(f"{folder}: cannot be the run folder: {error.strerror}") from None
+
+
+def _drive(
+    experiment: Experiment,
+    mode: Mode,
+    progress: Progress | None,
+    log: Callable[[str], None],
+    announce: Callable[[str], None],
+) -> Outcome:
     if mode == "sim":
         from psgdsim.sim.driver import run_sim
 
@@ -108,7 +129,7 @@ def _drive(experiment: Experiment, mode: Mode, progress: Progress | None, log: l
 
     from psgdsim.real.coordinator import run_real
 
-    return run_real(experiment, scenario.dump(experiment.scenario), progress=progress, log=log.append)
+    return run_real(experiment, scenario.dump(experiment.scenario), progress=progress, log=log, announce=announce)
 
 
 def _disagreement(experiment: Experiment, outcome: Outcome) -> StrategyError | None:

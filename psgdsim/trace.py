@@ -88,6 +88,11 @@ class RankLog:
         self._settle()
         self._active[activity] -= 1
 
+    @property
+    def is_only_waiting(self) -> bool:
+        """Whether the one activity under way is waiting."""
+        return bool(self._active["wait"]) and sum(map(bool, self._active.values())) == 1
+
     @contextmanager
     def during(self, activity: Activity) -> Iterator[None]:
         """Hold an activity for the length of a block."""

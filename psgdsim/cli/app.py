@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from psgdsim.cli import classic, output
+from psgdsim.cli import classic, output, show
 from psgdsim.errors import PsgdsimError, ScenarioError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(show.app, name="show")
 
 Mode = Literal["sim", "real"]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Scenario files (YAML).")]
@@ -205,7 +206,7 @@ def server(
         data=data,
         host=ip,
     )
-    typer.echo(f"waiting for {node_count} clients: psgdsim client --ip {ip} --port {working_ports}", err=True)
+    typer.echo(f"start {node_count} clients: psgdsim client --ip {ip} --port {working_ports}", err=True)
     _run(scenario, "real", out=out, overrides=[], seed=None, is_json=as_json)
 
 
@@ -235,7 +236,14 @@ def _run(
 
     with TerminalProgress() as progress:
         result = run_scenario(
-            scenario, mode=mode, out=out, overrides=overrides, seed=seed, progress=progress, check=False
+            scenario,
+            mode=mode,
+            out=out,
+            overrides=overrides,
+            seed=seed,
+            progress=progress,
+            announce=lambda line: typer.echo(line, err=True),
+            check=False,
         )
     if is_json:
         output.print_json(result.summary)

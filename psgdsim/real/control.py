@@ -167,12 +167,21 @@ class Heartbeat(Message):
         time: when it ended the last [s].
         loss: of that step, if it has one.
         nbytes: what it has sent [byte].
+        state: `waiting` if it can do nothing until a message comes, `meeting` at the end of a step, `ended` when its
+            program is not running.
+        waits: what it waits for, if it is waiting.
+        messages_sent: so far, one per receiver.
+        messages_received: so far.
     """
 
     step: int = 0
     time: float = 0.0
     loss: float | None = None
     nbytes: int = 0
+    state: Literal["busy", "waiting", "meeting", "ended"] = "busy"
+    waits: list[str] = []
+    messages_sent: int = 0
+    messages_received: int = 0
 
 
 AnyMessage = (

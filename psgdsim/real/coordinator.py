@@ -18,6 +18,7 @@ from psgdsim.errors import PsgdsimError, ScenarioError, StrategyError
 from psgdsim.real import control, launch
 from psgdsim.real.crew import Crew, Log
 from psgdsim.real.seats import Event, Said, Seat, Signalled
+from psgdsim.real.stall import StallDetector
 from psgdsim.real.transport import is_loopback
 from psgdsim.scenario.experiment import Experiment
 from psgdsim.trace import Outcome, Progress
@@ -113,8 +114,9 @@ class Conductor:
             settings=experiment.scenario.real,
             token=token,
             log=log,
-            on_heartbeat=self._tell_progress,
+            on_heartbeat=self._note_heartbeat,
         )
+        self._stall = StallDetector()
         self._copied: dict[int, int] | None = None
         self._evals: list[dict[str, Any]] = []
         self._time = 0.0
@@ -138,8 +140,17 @@ class Conductor:
                 await self._crew.end(patience=patience)
         return self._outcome(error)
 
-    def _tell_progress(self, seat: Seat) -> None:
+    def _note_heartbeat(self, seat: Seat) -> None:
+        """Tell how rank 0 is getting on, and see whether anybody is.
+
+        Raises:
+            Deadlock: nobody is, nor ever will.
+        """
         at, workers = seat.progress, self._crew.workers
+        beats = {rank: worker.progress for rank, worker in workers.items()}
+        deadlock = self._stall.look(beats, time.monotonic())
+        if deadlock is not None:
+            raise deadlock
         if seat is workers.get(0) and at.step and self._progress is not None:
             nbytes = sum(worker.progress.nbytes for worker in workers.values())
             self._progress(at.time, at.step, self._schedule.last_step, at.loss, nbytes)

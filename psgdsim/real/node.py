@@ -41,6 +41,9 @@ class RealNode(Node):
         mailbox: what came for it.
         models: the models of the last checkpoint.
         jobs: what the program spawned.
+        is_meeting: whether it waits for the others at the end of a step.
+        messages_sent: so far, one per receiver.
+        messages_received: so far.
     """
 
     def __init__(
@@ -61,6 +64,9 @@ class RealNode(Node):
         self.jobs = Jobs()
         self._mesh, self._executor, self._multicast = mesh, executor, multicast
         self._schedule, self._meet, self._clock, self._phase = schedule, meet, clock, phase
+        self.is_meeting = False
+        self.messages_sent = self.messages_received = 0
+        self._alarms = 0
         self._arrivals: dict[int, float] = {}
         self._waiting: dict[Waiter, asyncio.Future[Message]] = {}
         mesh.attach(phase, self)
@@ -69,6 +75,11 @@ class RealNode(Node):
     def now(self) -> float:
         """The time since the start of training, without pauses [s]."""
         return self._clock()
+
+    @property
+    def waits(self) -> list[str]:
+        """What this rank waits for, if it can do nothing until a message comes; otherwise nothing."""
+        return [] if self._alarms or not self.log.is_only_waiting else [str(waiter) for waiter in self.mailbox.waiters]
 
     # --- kernels --------------------------------------------------------------------------------------------
 
@@ -138,6 +149,7 @@ class RealNode(Node):
     ) -> None:
         start, nbytes = self._clock(), sum(map(len, frame))
         self.log.count_sent(nbytes, wire.tensor_nbytes(payload), copies=copies)
+        self.messages_sent += copies or 1
         with self.log.during("transfer"):
             try:
                 await write()
@@ -166,6 +178,7 @@ class RealNode(Node):
         waiter = Waiter(src, tag, future.set_result)
         self.mailbox.wait(waiter)
         self._waiting[waiter] = future
+        self._alarms += timeout is not None
         try:
             with self.log.during("wait"):
                 done, _ = await asyncio.wait({future}, timeout=timeout)
@@ -174,6 +187,7 @@ class RealNode(Node):
                 self.mailbox.put(future.result())
             raise
         finally:
+            self._alarms -= timeout is not None
             self.mailbox.cancel(waiter)
             del self._waiting[waiter]
         if not done:
@@ -199,6 +213,7 @@ class RealNode(Node):
     def deliver(self, header: wire.Header, payload: Any) -> None:
         """Take a frame."""
         start = self._arrivals.pop(id(header))
+        self.messages_received += 1
         self.log.add_event("receive", header.tag, start, peer=header.src, nbytes=header.nbytes)
         self.mailbox.put(Message(header.src, header.tag, payload))
 
@@ -213,7 +228,11 @@ class RealNode(Node):
 
     async def sleep(self, seconds: float) -> None:
         """Do nothing for a while."""
-        await asyncio.sleep(seconds)
+        self._alarms += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._alarms -= 1
 
     async def gather(self, *coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
         """Run coroutines at the same time."""
@@ -233,7 +252,11 @@ class RealNode(Node):
         self.models = models
         if self._meet is None or not self._schedule.is_barrier(step):
             return step < self._schedule.last_step
-        return await self._meet(step)
+        self.is_meeting = True
+        try:
+            return await self._meet(step)
+        finally:
+            self.is_meeting = False
 
 
 def numbers(value: Any) -> Any:

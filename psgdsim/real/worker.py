@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -33,6 +33,7 @@ HEARTBEAT_TIMEOUT = 10.0
 _LAST_WORD_TIMEOUT = 10.0
 
 MAX_CAUSE = 10_000
+MAX_WAITS = 5
 """Longest text of a failure [characters]."""
 
 Expected = TypeVar("Expected", bound=control.Message)
@@ -67,6 +68,8 @@ class Participant:
         self._stage = "start-up"
         self._mesh: Mesh | None = None
         self._node: RealNode | None = None
+        self._latest: RealNode | None = None
+        self._is_running = False
         self._experiment: Experiment | None = None
 
     async def run(self) -> int:
@@ -154,7 +157,7 @@ class Participant:
             multicast=experiment.topology.multicast,
             schedule=dataclasses.replace(schedule, last_step=1) if is_rehearsal else schedule,
             meet=None if is_rehearsal else self._meet,
-            clock=self._clock,
+            clock=self._clock if phase == TRAINING else _started_clock(),
             phase=phase,
         )
 
@@ -169,7 +172,11 @@ class Participant:
 
     async def _run_program(self, node: RealNode) -> None:
         assert self._experiment is not None
-        await node.jobs.run(self._experiment.strategy.worker(node, self._experiment.task))
+        self._latest, self._is_running = node, True
+        try:
+            await node.jobs.run(self._experiment.strategy.worker(node, self._experiment.task))
+        finally:
+            self._is_running = False
 
     async def _meet(self, step: int) -> bool:
         """Wait for all ranks at the end of a step; rank 0 evaluates if it is asked to."""
@@ -193,13 +200,23 @@ class Participant:
 
     def heartbeat(self) -> control.Heartbeat:
         """Return a sign of life that says how far this rank is."""
-        if self._node is None or not self._node.log.rows:
+        node = self._latest
+        if node is None:
             return control.Heartbeat()
-        row = self._node.log.rows[-1]
+        waits = node.waits
+        row: dict[str, Any] = node.log.rows[-1] if node.log.rows else {"step": 0, "time": 0.0}
         loss = numbers(row.get("loss"))
         is_number = loss is not None and getattr(loss, "size", 1) == 1
-        nbytes = self._node.log.sent_nbytes
-        return control.Heartbeat(row["step"], row["time"], float(loss) if is_number else None, nbytes)
+        return control.Heartbeat(
+            step=row["step"],
+            time=row["time"],
+            loss=float(loss) if is_number else None,
+            nbytes=node.log.sent_nbytes,
+            state=_state(node, is_running=self._is_running),
+            waits=waits[:MAX_WAITS],
+            messages_sent=node.messages_sent,
+            messages_received=node.messages_received,
+        )
 
     async def _report_failure(self, error: BaseException) -> None:
         where, cause = self._stage, str(error)
@@ -221,6 +238,20 @@ class Participant:
         sent_nbytes = self._mesh.sent("data")
         for part in await asyncio.to_thread(_report_parts, self._node, sent_nbytes, control_nbytes):
             await self._channel.send(part)
+
+
+def _started_clock() -> Clock:
+    clock = Clock()
+    clock.start()
+    return clock
+
+
+def _state(node: RealNode, *, is_running: bool) -> Literal["busy", "waiting", "meeting", "ended"]:
+    if not is_running:
+        return "ended"
+    if node.is_meeting:
+        return "meeting"
+    return "waiting" if node.waits else "busy"
 
 
 def _report_parts(node: RealNode, sent_nbytes: int, control_nbytes: int) -> list[control.Part]:

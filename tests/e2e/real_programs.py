@@ -90,6 +90,13 @@ async def hangs(node, task):
     await _at_step_3(node, task, act)
 
 
+async def strands(node, task):
+    async def act():
+        await node.recv(0, tag="never sent")
+
+    await _at_step_3(node, task, act)
+
+
 async def leaves(node, task):
     """Rank 1 ends its program a step before the others do."""
     for step in (1, 2):
@@ -97,7 +104,8 @@ async def leaves(node, task):
             return
 
 
-PROGRAMS = {program.__name__: program for program in (exchange, fails, disagrees, dies, freezes, hangs, leaves)}
+_ALL = (exchange, fails, disagrees, dies, freezes, hangs, strands, leaves)
+PROGRAMS = {program.__name__: program for program in _ALL}
 
 
 def build(text):

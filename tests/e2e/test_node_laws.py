@@ -28,6 +28,12 @@ def test_the_simulator_obeys(law, tmp_path):
     psgdsim.run(scenario(law), mode="sim", out=tmp_path / "run")
 
 
+@pytest.mark.real
+@pytest.mark.parametrize("multicast", ["unicast", "native"])
+def test_real_mode_obeys_them_all(multicast, tmp_path):
+    psgdsim.run(scenario("all", multicast), mode="real", out=tmp_path / "run")
+
+
 @pytest.mark.parametrize("multicast", ["native", "relay"])
 def test_the_simulator_multicasts(multicast, tmp_path):
     law = "a_multicast_reaches_all_and_only_those_named"

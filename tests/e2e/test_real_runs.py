@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from psgdsim import wire
-from psgdsim.errors import Interrupted, RankFailed, ScenarioError, StrategyError
+from psgdsim.errors import Deadlock, Interrupted, RankFailed, ScenarioError, StrategyError
 from psgdsim.real.coordinator import run_real
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
@@ -100,6 +100,13 @@ def test_a_frozen_rank_is_lost_by_its_silence():
     outcome = start("freezes", heartbeat_timeout=2.0)
     assert str(outcome.error).startswith("rank 1: training")
     assert "it gave no sign of life for 2 s" in str(outcome.error)
+
+
+def test_a_deadlock_says_who_waits_for_what():
+    outcome = start("strands")
+    assert isinstance(outcome.error, Deadlock)
+    assert "rank 0 (step 4) waits for recv(tag='s4') from rank 1" in str(outcome.error)
+    assert "rank 1 (step 3) waits for recv(tag='never sent') from rank 0" in str(outcome.error)
 
 
 def test_ranks_that_do_not_end_the_same_steps_are_told():

@@ -1,0 +1,51 @@
+"""Notice that a run cannot go on although every process is alive: all wait, and nothing is on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from psgdsim.errors import Deadlock
+from psgdsim.real.control import Heartbeat
+
+STALL_SECONDS: Final = 2.0
+"""How long all must wait, unchanged, before it counts; several heartbeats of every rank lie in it."""
+
+
+class StallDetector:
+    """Watch the heartbeats of all ranks.
+
+    A run is stuck if every rank waits for a message, waits for the others at the end of a step or has ended, at least
+    one waits for a message, as many messages have arrived as were sent, and all this has not changed for a while.
+    """
+
+    def __init__(self) -> None:
+        self._seen: Mapping[int, Heartbeat] = {}
+        self._since = 0.0
+
+    def look(self, beats: Mapping[int, Heartbeat], now: float) -> Deadlock | None:
+        """Take note of the last heartbeat of every rank.
+
+        Args:
+            beats: by rank.
+            now: a monotonic time [s].
+
+        Returns:
+            The error, once the run is known to be stuck.
+        """
+        states = {beat.state for beat in beats.values()}
+        in_flight = sum(beat.messages_sent - beat.messages_received for beat in beats.values())
+        if "busy" in states or "waiting" not in states or in_flight or beats != self._seen:
+            self._seen, self._since = dict(beats), now
+            return None
+        return _deadlock(beats) if now - self._since >= STALL_SECONDS else None
+
+
+def _deadlock(beats: Mapping[int, Heartbeat]) -> Deadlock:
+    lines = ["deadlock: nothing is under way, and"]
+    for rank, beat in sorted(beats.items()):
+        if beat.state == "waiting":
+            lines.append(f"  rank {rank} (step {beat.step + 1}) waits for {' and '.join(beat.waits)}")
+        elif beat.state == "meeting":
+            lines.append(f"  rank {rank} waits for checkpoint(step={beat.step})")
+    return Deadlock("\n".join([*lines[:21], *(["  ..."] if len(lines) > 21 else [])]))
