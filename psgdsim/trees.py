@@ -1,4 +1,4 @@
-"""Small helpers over pytrees: names of leaves, sizes, a digest.
+"""Small helpers over pytrees: names of leaves, a digest.
 
 They take numpy or jax arrays alike and import jax only when called.
 """
@@ -29,13 +29,6 @@ def _part(entry: Any) -> str:
         if hasattr(entry, attribute):
             return str(getattr(entry, attribute))
     return str(entry)
-
-
-def size(tree: Any) -> int:
-    """Return the number of scalars in a pytree of arrays."""
-    import jax
-
-    return sum(int(leaf.size) for leaf in jax.tree.leaves(tree))
 
 
 def digest(tree: Any) -> str:

@@ -59,8 +59,8 @@ def topology(
     if as_json:
         output.print_json(_document(scenario.topology.kind, built, shown, picture))
         return
-    sizes = f"{len(built.hosts)} hosts, {len(built.switches)} switches, {len(built.links)} links"
-    typer.echo(f"{scenario.topology.kind}: {ranks} ranks, {sizes}, multicast {built.multicast}")
+    sizes = f"{len(built.hosts)} hosts, {len(built.links)} links"
+    typer.echo(f"{scenario.topology.kind}: {ranks} ranks; {sizes}, multicast {built.multicast}")
     for row in shown:
         typer.echo(f"  {row}")
     if total > len(shown):

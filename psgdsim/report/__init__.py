@@ -6,3 +6,4 @@ from psgdsim.report.plots import plot_timeline as plot_timeline
 from psgdsim.report.plots import rows_per_second as rows_per_second
 from psgdsim.report.plots import speedups as speedups
 from psgdsim.report.timeline import chrome_trace as chrome_trace
+from psgdsim.report.topology import plot_topology as plot_topology

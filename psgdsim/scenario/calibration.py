@@ -34,11 +34,10 @@ class TaskOnThisMachine:
         """Return the floating-point operations by XLA's cost analysis, before its optimizations."""
         import jax
 
-        task = self._task
-        data = task.dataset
+        task, data = self._task, self._task.dataset
+        shape_of: Any = jax.ShapeDtypeStruct
         inputs, targets = (
-            jax.ShapeDtypeStruct((self._rows, *rows.shape[1:]), rows.dtype)
-            for rows in (data.train_inputs, data.train_targets)
+            shape_of((self._rows, *rows.shape[1:]), rows.dtype) for rows in (data.train_inputs, data.train_targets)
         )
         key = jax.eval_shape(lambda: jax.random.key(0))
         params = jax.eval_shape(lambda key: task.model.init(key, data.input_shape, data.num_outputs), key)
@@ -56,12 +55,13 @@ class TaskOnThisMachine:
 
         if self._clock is None:
             raise ScenarioError("compute: measured times need a clock; start the scenario with psgdsim.run")
+        finish: Any = jax.block_until_ready
         params = self._task.init.function(0, None).params
         ids = np.arange(self._rows)
         times = []
         for _ in range(repeats + 1):
             start = self._clock()
-            jax.block_until_ready(self._task.gradients.function([params], [ids]))
+            finish(self._task.gradients.function([params], [ids]))
             times.append(self._clock() - start)
         return statistics.median(times[1:]) * self._scale
 

@@ -37,7 +37,6 @@ class Simulation:
         self.evals: list[dict[str, Any]] = []
         self._progress = progress
         self._programs: list[Running] = []
-        self._stopped = self.env.event()
         self._left = len(self.nodes)
         self._error: BaseException | None = None
         self._barrier: simpy.Event = self.env.event()

@@ -52,8 +52,7 @@ def simulate_flows(
         array([1.6, 1.1])
     """
     network = _built(topology, num_hosts)
-    links = FluidLinks([link.bandwidth for link in network.links])
-    ends = np.zeros(0)
+    links = FluidLinks[Flow]([link.bandwidth for link in network.links])
     arrivals = _arrivals(network, list(flows), _tcp(tcp))
     ends = np.full(len(arrivals), math.inf)
     arrivals.sort(key=lambda arrival: arrival[0])
@@ -73,7 +72,7 @@ def simulate_flows(
             links.share(now)
 
 
-def _enter(links: FluidLinks, flow: Flow, ends: Floats, now: float) -> None:
+def _enter(links: FluidLinks[Flow], flow: Flow, ends: Floats, now: float) -> None:
     if flow.nbits == 0 or not flow.path.links:
         ends[flow.owner] = now
     else:
@@ -91,7 +90,8 @@ def _arrivals(network: Topology, flows: Sequence[FlowSpec], tcp: TcpModel | None
             raise PsgdsimError(f"flow {i}: no host is called {shown(name)}; {nearest(name, index)}")
         if not (0 <= nbytes < math.inf and 0 <= start < math.inf):
             raise PsgdsimError(
-                f"flow {i}: expected a size [byte] and a start [s] of at least 0; got {shown(nbytes)} and {shown(start)}"
+                f"flow {i}: expected a size [byte] and a start [s] of at least 0; got {shown(nbytes)} and "
+                f"{shown(start)}"
             )
         route = network.route(index[src], index[dst])
         reverse = network.route(index[dst], index[src]) if paths.needs_reverse else ()

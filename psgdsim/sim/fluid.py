@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 
@@ -29,12 +29,12 @@ SAME_RATE: Final = 2e-15
 SAME_TIME: Final = 4e-15
 """Flows whose finish times differ by less, relatively, end together: rounding must not tell them apart."""
 
-_FASTEST: Final = 1e300
+_FASTEST: Final = 1e200
 """The rate of a flow that nothing limits [bit/s]; an infinite one would make times of nothing."""
 
 _ROWS: Final = {
     "rate": ("d", 0.0),
-    "left": ("d", 0.0),
+    "left": ("d", math.inf),
     "since": ("d", 0.0),
     "finish": ("d", math.inf),
     "penalty": ("d", 1.0),
@@ -42,7 +42,8 @@ _ROWS: Final = {
     "is_live": ("b", 0),
 }
 """Per flow: the rate that sharing grants [bit/s], the bits that were left when it was granted, when that was [s], when
-they will be through [s], and what its path says; all in wire bits, `nbits / goodput`."""
+they will be through [s], and what its path says; all in wire bits, `nbits / goodput`. A row without a flow has
+infinitely much left, so that it never ends."""
 
 _ENTRIES: Final = {"flow": ("q", 0), "link": ("q", 0), "weight": ("d", 0.0)}
 """The matrix of flows and links, for `levels`."""
@@ -64,8 +65,16 @@ class Flow:
         self.row = self.block = self.order = -1
         self.accounted = 0.0
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it is among those that share links."""
+        return self.row >= 0
 
-class FluidLinks:
+
+AnyFlow = TypeVar("AnyFlow", bound=Flow)
+
+
+class FluidLinks(Generic[AnyFlow]):
     """Links, and the flows that share them.
 
     Args:
@@ -80,17 +89,17 @@ class FluidLinks:
         self._carried = [0.0] * len(self.bandwidth)
         self._granted = [0.0] * len(self.bandwidth)  # since the link's bandwidth last changed
         self._busy = [0.0] * len(self.bandwidth)  # until then
-        self._on: list[dict[Flow, None]] = [{} for _ in self.bandwidth]
-        self._flows: dict[Flow, None] = {}
+        self._on: list[dict[AnyFlow, None]] = [{} for _ in self.bandwidth]
+        self._flows: dict[AnyFlow, None] = {}
         self._dirty: dict[int, None] = {}
         self._is_plain = True
         self._rows = Table(_ROWS)
-        self._at: list[Flow | None] = []
+        self._at: list[AnyFlow | None] = []
         self._top = self._num_added = 0
         self._free: list[int] = []
         self._entries = Table(_ENTRIES)
         self._used = self._dead = 0
-        self._unlisted: dict[Flow, None] = {}
+        self._unlisted: dict[AnyFlow, None] = {}
         self._look()
 
     def _look(self) -> None:
@@ -100,7 +109,7 @@ class FluidLinks:
         self._finish, self._is_live = cells["finish"], cells["is_live"]
 
     @property
-    def flows(self) -> Iterable[Flow]:
+    def flows(self) -> Iterable[AnyFlow]:
         """The flows under way, in the order in which they entered."""
         return self._flows
 
@@ -111,12 +120,12 @@ class FluidLinks:
 
     # --- what happens -----------------------------------------------------------------------------------------
 
-    def add(self, flow: Flow, now: float) -> None:
+    def add(self, flow: AnyFlow, now: float) -> None:
         """Let a flow in. If it is alone on its links it goes at once, else rates are shared at the next `share`."""
         path, on = flow.path, self._on
         row = flow.row = self._free.pop() if self._free else self._new_row()
         self._at[row] = flow
-        self._left[row], self._since[row] = flow.nbits / path.goodput, now
+        self._left[row], self._since[row], self._rate[row] = flow.nbits / path.goodput, now, 0.0
         self._is_live[row] = 1
         flow.order = self._num_added = self._num_added + 1
         self._flows[flow] = self._unlisted[flow] = None
@@ -138,7 +147,7 @@ class FluidLinks:
         else:
             self._set_rate(row, few_levels([path], self.bandwidth)[0] / path.penalty, now)
 
-    def end(self, flow: Flow, now: float, *, is_complete: bool = True) -> None:
+    def end(self, flow: AnyFlow, now: float, *, is_complete: bool = True) -> None:
         """Take a flow out: it has arrived, or it is given up."""
         row = flow.row
         total = flow.nbits if is_complete else flow.nbits - self.left(flow, now)
@@ -149,7 +158,7 @@ class FluidLinks:
             if here:
                 self._dirty[link] = None
         del self._flows[flow]
-        self._rate[row], self._finish[row], self._is_live[row] = 0.0, math.inf, 0
+        self._rate[row], self._left[row], self._finish[row], self._is_live[row] = 0.0, math.inf, math.inf, 0
         self._at[row] = None
         self._free.append(row)
         self._unlist(flow)
@@ -172,7 +181,7 @@ class FluidLinks:
             return min(self._finish[: self._top], default=math.inf)
         return float(self._rows.columns["finish"][: self._top].min())
 
-    def due(self, now: float) -> list[Flow]:
+    def due(self, now: float) -> list[AnyFlow]:
         """Return the flows that end by now, in the order in which they entered."""
         horizon = now * (1 + SAME_TIME)
         if len(self._flows) <= FEW // 2:
@@ -185,13 +194,17 @@ class FluidLinks:
 
     # --- what is known of a flow or a link --------------------------------------------------------------------
 
-    def left(self, flow: Flow, now: float) -> float:
+    def left(self, flow: AnyFlow, now: float) -> float:
         """Return what a flow has still to carry [bit]."""
         row = flow.row
         wire = self._left[row] - self._rate[row] * (now - self._since[row])
         return float(max(0.0, wire) * flow.path.goodput)
 
-    def rate(self, flow: Flow) -> float:
+    def finish(self, flow: AnyFlow) -> float:
+        """Return when a flow ends if nothing changes [s]."""
+        return float(self._finish[flow.row])
+
+    def rate(self, flow: AnyFlow) -> float:
         """Return a flow's rate [bit/s of payload]."""
         return float(self._rate[flow.row] * flow.path.goodput)
 
@@ -217,7 +230,7 @@ class FluidLinks:
         granted = self._granted[link]
         return self._busy[link] + (granted / self.bandwidth[link] if granted > 0 else 0.0)
 
-    def _account(self, flow: Flow, total: float) -> None:
+    def _account(self, flow: AnyFlow, total: float) -> None:
         """Book what a flow has carried so far on its links."""
         path, nbits = flow.path, total - flow.accounted
         flow.accounted = total
@@ -236,9 +249,11 @@ class FluidLinks:
         if found is None or not self._share_few(*found, now):
             self._share_all(now)
 
-    def _reached(self, changed: Iterable[int]) -> tuple[dict[Flow, None], list[int]] | None:
+    def _reached(self, changed: Iterable[int]) -> tuple[dict[AnyFlow, None], list[int]] | None:
         """Return the flows that a change can reach and the links on which they meet, or None if they are many."""
-        on, links, flows = self._on, list(changed), dict[Flow, None]()
+        on, links, flows = self._on, list(changed), dict[AnyFlow, None]()
+        if max([len(on[link]) for link in links], default=0) > FEW:
+            return None
         seen = set(links)
         for link in links:  # grows on the way
             here = on[link]
@@ -256,7 +271,7 @@ class FluidLinks:
                 return None
         return flows, links
 
-    def _share_few(self, flows: dict[Flow, None], links: list[int], now: float) -> bool:
+    def _share_few(self, flows: dict[AnyFlow, None], links: list[int], now: float) -> bool:
         """Share a few flows in Python; return False, having done nothing, if numpy is quicker."""
         if self._is_plain and self._share_one_bottleneck(flows, links, now):
             return True
@@ -267,7 +282,7 @@ class FluidLinks:
             self._set_rate(flow.row, height / flow.path.penalty, now)
         return True
 
-    def _share_one_bottleneck(self, flows: dict[Flow, None], links: list[int], now: float) -> bool:
+    def _share_one_bottleneck(self, flows: dict[AnyFlow, None], links: list[int], now: float) -> bool:
         """Share equally if the tightest link stops all of them; return whether it does."""
         on, bandwidth = self._on, self.bandwidth
         lowest, num = math.inf, 0
@@ -305,21 +320,22 @@ class FluidLinks:
             columns["ceiling"],
             is_live,
         )
-        self._set_rates(columns, is_live, level if self._is_plain else level / columns["penalty"], now)
+        self._set_rates(columns, level if self._is_plain else level / columns["penalty"], now)
 
     @staticmethod
-    def _set_rates(columns: dict[str, Floats], is_live: Any, rate: Floats, now: float) -> None:
+    def _set_rates(columns: dict[str, Floats], rate: Floats, now: float) -> None:
         """Do what `_set_rate` does, to all rows at once."""
-        old, left, since, finish = columns["rate"], columns["left"], columns["since"], columns["finish"]
         np.minimum(rate, _FASTEST, out=rate)
-        has_changed = (np.abs(rate - old) > SAME_RATE * old) & is_live
-        np.subtract(left, old * (now - since), out=left, where=has_changed)
-        np.maximum(left, 0.0, out=left)
-        np.copyto(since, now, where=has_changed)
-        np.copyto(old, rate, where=has_changed)
+        has_changed = np.abs(rate - columns["rate"]) > SAME_RATE * columns["rate"]
+        rows: Any = slice(None) if has_changed.all() else np.flatnonzero(has_changed)
+        rate, old, left, since = rate[rows], columns["rate"][rows], columns["left"][rows], columns["since"][rows]
+        left = np.maximum(left - old * (now - since), 0.0)
+        columns["rate"][rows], columns["left"][rows], columns["since"][rows] = rate, left, now
         with np.errstate(divide="ignore", invalid="ignore"):
-            np.copyto(finish, now + left / rate, where=has_changed)
-        np.copyto(finish, math.inf, where=has_changed & (rate == 0))
+            finish = now + left / rate
+        if not rate.all():
+            finish[rate == 0] = math.inf
+        columns["finish"][rows] = finish
 
     # --- where flows are kept ---------------------------------------------------------------------------------
 
@@ -344,7 +360,7 @@ class FluidLinks:
             self._used += width
         self._unlisted.clear()
 
-    def _unlist(self, flow: Flow) -> None:
+    def _unlist(self, flow: AnyFlow) -> None:
         """Blank out the flow's entries in the matrix."""
         if flow.block < 0:
             del self._unlisted[flow]

@@ -1,78 +1,50 @@
-"""The network in virtual time: flows that share links max-min fairly.
-
-A message waits for the latency of its route, then enters as a flow. At any time rates are max-min fair over all links
-(progressive filling; Bertsekas and Gallager, "Data Networks", 1992, section 6.5.2): all rates rise together, and the
-flows that cross the first link to fill up are frozen at their share. Rates change only when a flow enters or leaves.
-"""
+"""The network in virtual time: messages cross a topology's links and share them as the network model says."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import simpy
 
+from psgdsim.network_model import NetworkModel
+from psgdsim.sim.carriers import Carrier, FluidCarrier, IdealCarrier, Message
+from psgdsim.sim.fifo import FifoCarrier
+from psgdsim.sim.paths import MAX_CACHED, Hop, Path, Paths, hops
+from psgdsim.sim.series import Series
 from psgdsim.topologies.base import Topology
 
-
-@dataclass(eq=False)
-class Flow:
-    """A message on its way.
-
-    Args:
-        links: the links with a limit that it crosses.
-        nbits: what is left to carry at `since`.
-        since: the last time its rate changed [s].
-        done: fires when its last bit has arrived.
-    """
-
-    links: tuple[int, ...]
-    nbits: float
-    since: float
-    done: simpy.Event
-    rate: float = 0.0
-    finish: float = math.inf
-
-    def set_rate(self, rate: float, now: float) -> None:
-        """Change the rate [bit/s]; a rate that stays keeps the finish time exact to the last bit."""
-        if rate != self.rate:
-            self.nbits = max(0.0, self.nbits - self.rate * (now - self.since))
-            self.rate, self.since = rate, now
-            self.finish = now + self.nbits / rate
+_CARRIERS: dict[str, type[Carrier]] = {"fluid": FluidCarrier, "fifo": FifoCarrier, "ideal": IdealCarrier}
 
 
-def fair_rates(routes: Sequence[tuple[int, ...]], capacity: Callable[[int], float]) -> list[float]:
-    """Return the max-min fair rate of each flow.
+class Delivery(simpy.Event):
+    """A message under way; fires when all of it has arrived.
 
     Args:
-        routes: the links that each flow crosses, at least one each.
-        capacity: link -> its capacity [bit/s].
-
-    Returns:
-        Rates [bit/s] in the order of the routes.
+        env: the clock.
+        receivers: the hosts that it is for, by index; none if nobody's processor is to be charged.
     """
-    left: dict[int, float] = {}
-    crossing: dict[int, set[int]] = {}
-    for flow, links in enumerate(routes):
-        for link in links:
-            left.setdefault(link, capacity(link))
-            crossing.setdefault(link, set()).add(flow)
-    rates = [0.0] * len(routes)
-    while crossing:
-        share, bottleneck = min((left[link] / len(flows), link) for link, flows in crossing.items())
-        for flow in sorted(crossing[bottleneck]):
-            rates[flow] = share
-            for link in routes[flow]:
-                crossing[link].discard(flow)
-                left[link] = max(0.0, left[link] - share)
-                if not crossing[link]:
-                    del crossing[link]
-    return rates
+
+    def __init__(self, env: simpy.Environment, receivers: Sequence[int] = ()) -> None:
+        super().__init__(env)
+        self.receivers = receivers
+        self.message: Message | None = None
+        self.is_cancelled = False
 
 
-def _fire(event: simpy.Event) -> None:
-    event.succeed()
+@dataclass(frozen=True)
+class LinkUsage:
+    """What a link has done so far.
+
+    Args:
+        name: the link's.
+        nbytes: what it has carried, headers of messages included [byte].
+        busy: for how long it would have been busy with that at its full bandwidth [s]; counts what TCP adds, too.
+    """
+
+    name: str
+    nbytes: float
+    busy: float
 
 
 class Network:
@@ -81,72 +53,171 @@ class Network:
     Args:
         env: the clock.
         topology: what the network looks like.
+        model: how messages share it; plain max-min fairness by default.
+        num_bins: if given, keep how busy each link was over time, in so many bins (see `Series`).
+
+    Attributes:
+        topology: as given; `set_link` changes nothing in it.
     """
 
-    def __init__(self, env: simpy.Environment, topology: Topology) -> None:
+    def __init__(
+        self,
+        env: simpy.Environment,
+        topology: Topology,
+        model: NetworkModel | None = None,
+        *,
+        num_bins: int | None = None,
+    ) -> None:
         self.topology = topology
+        self.model = NetworkModel() if model is None else model
         self._env = env
-        self._flows: dict[Flow, None] = {}
-        self._is_dirty = False
-        self._wake_up: simpy.Event | None = None
+        self._bandwidth = [link.bandwidth for link in topology.links]
+        self._latency = [link.latency for link in topology.links]
+        self._paths = Paths(self._bandwidth, self._latency, self.model.tcp_model)
+        self._ways: dict[tuple[int, int], tuple[Path, tuple[Hop, ...]]] = {}
+        self.series = None if num_bins is None else Series(len(topology.links), num_bins)
+        self._has_hops = self.model.model == "fifo"
+        self._carrier = _CARRIERS[self.model.model](env, self._bandwidth, self._latency, self._arrive, self.series)
+        self._header = 8.0 * self.model.message_overhead.nbytes
+        self._cpu = float(self.model.message_overhead.cpu)
+        self._cpu_is_free: dict[int, float] = {}
 
-    def carry(self, links: Sequence[int], nbytes: int, *, latency: float | None = None) -> simpy.Event:
-        """Send one message.
+    # --- messages ---------------------------------------------------------------------------------------------
+
+    def send(self, src: int, dst: int, nbytes: float) -> Delivery:
+        """Send one message from host to host.
 
         Args:
-            links: the links that it crosses: a route, or the tree of a native multicast.
+            src: the sending host, by index.
+            dst: the receiving host, by index.
+            nbytes: its size, without what the model's overhead adds [byte].
+
+        Returns:
+            An event that fires when all of it has arrived.
+        """
+        way = self._ways.get((src, dst))
+        if way is None:
+            if len(self._ways) >= MAX_CACHED:
+                self._ways.clear()
+            route = self.topology.route(src, dst)
+            reverse = self.topology.route(dst, src) if self._paths.needs_reverse else ()
+            way = self._paths.path(route, reverse), hops([route]) if self._has_hops else ()
+            self._ways[src, dst] = way
+        return self._start(*way, nbytes, src, (dst,))
+
+    def multicast(self, src: int, dsts: Sequence[int], nbytes: float) -> Delivery:
+        """Send one message to several hosts, copied by the network on the way: each link of the tree carries it once.
+
+        It goes at the rate of its slowest branch and arrives everywhere when the last bit has reached the last host.
+        TCP's corrections treat it as one flow without acknowledgements.
+
+        Args:
+            src: the sending host, by index.
+            dsts: the receiving hosts.
+            nbytes: its size [byte].
+
+        Returns:
+            An event that fires when all of it has arrived everywhere.
+        """
+        routes = [self.topology.route(src, dst) for dst in dsts]
+        latency = max((sum(self._latency[link] for link in route) for route in routes), default=0.0)
+        path = self._paths.path(dict.fromkeys(link for route in routes for link in route), (), latency)
+        return self._start(path, hops(routes) if self._has_hops else (), nbytes, src, dsts)
+
+    def carry(self, links: Sequence[int], nbytes: float, *, latency: float | None = None) -> Delivery:
+        """Send one message over links given by hand; no host's processor is charged for it.
+
+        Args:
+            links: the links that it crosses, in order.
             nbytes: its size, headers included [byte].
             latency: what it waits before it enters [s]; the sum over the links by default.
 
         Returns:
             An event that fires when all of it has arrived.
         """
-        delay = self.topology.latency(links) if latency is None else latency
-        limited = tuple(link for link in links if math.isfinite(self.topology.links[link].bandwidth))
-        done = self._env.event()
-        if not limited or nbytes == 0:
-            self._after(delay, lambda: _fire(done))
-        else:
-            self._after(delay, lambda: self._enter(Flow(limited, nbytes * 8.0, self._env.now, done)))
-        return done
+        path = self._paths.path(links, (), latency)
+        return self._start(path, hops([links]) if self._has_hops else (), nbytes, None, ())
 
-    def _after(self, delay: float, action: Callable[[], None]) -> None:
-        if delay == 0:
-            action()
-        else:
-            self._env.timeout(delay).callbacks.append(lambda _: action())
+    def cancel(self, delivery: Delivery) -> None:
+        """Give a message up: it leaves the network where it is, and its event never fires.
 
-    def _enter(self, flow: Flow) -> None:
-        self._flows[flow] = None
-        self._mark_dirty()
-
-    def _mark_dirty(self) -> None:
-        """Share again once everything that happens at this instant has happened."""
-        if not self._is_dirty:
-            self._is_dirty = True
-            self._env.timeout(0).callbacks.append(lambda _: self._share())
-
-    def _share(self) -> None:
-        self._is_dirty = False
-        flows = list(self._flows)
-        rates = fair_rates([flow.links for flow in flows], lambda link: self.topology.links[link].bandwidth)
-        for flow, rate in zip(flows, rates, strict=True):
-            flow.set_rate(rate, self._env.now)
-        self._sleep_until_next(flows)
-
-    def _sleep_until_next(self, flows: Iterable[Flow]) -> None:
-        finish = min((flow.finish for flow in flows), default=math.inf)
-        if math.isinf(finish):
-            self._wake_up = None
+        Nothing happens if it has arrived. What a link has carried of it stays counted (with the model `ideal` nothing
+        is).
+        """
+        if delivery.triggered or delivery.is_cancelled:
             return
-        timer = self._env.timeout(max(0.0, finish - self._env.now))
-        self._wake_up = timer
-        timer.callbacks.append(lambda event: self._finish_due(finish) if event is self._wake_up else None)
+        delivery.is_cancelled = True
+        if delivery.message is not None:
+            self._carrier.give_up(delivery.message)
 
-    def _finish_due(self, finish: float) -> None:
-        """End the flows that are due; a few units in the last place decide nothing."""
-        horizon = math.nextafter(finish, math.inf) * (1 + 1e-15)
-        for flow in [flow for flow in self._flows if flow.finish <= horizon]:
-            del self._flows[flow]
-            flow.done.succeed()
-        self._mark_dirty()
+    def _start(self, path: Path, way: tuple[Hop, ...], nbytes: float, src: int | None, dsts: Sequence[int]) -> Delivery:
+        delivery = Delivery(self._env, dsts)
+        message = delivery.message = Message(path, 8.0 * nbytes + self._header, delivery, way)
+        if self._cpu and src is not None:
+
+            def leave(_: simpy.Event) -> None:
+                if not delivery.is_cancelled:
+                    self._carrier.start(message)
+
+            self._env.timeout(self._cpu_until(src) - self._env.now).callbacks.append(leave)
+        else:
+            self._carrier.start(message)
+        return delivery
+
+    def _cpu_until(self, host: int) -> float:
+        """Keep a host's processor busy for one message, after those before; return when it is through."""
+        until = max(self._cpu_is_free.get(host, 0.0), float(self._env.now)) + self._cpu
+        self._cpu_is_free[host] = until
+        return until
+
+    def _arrive(self, message: Message) -> None:
+        delivery: Delivery = message.owner
+        if not (self._cpu and delivery.receivers):
+            delivery.succeed()
+            return
+
+        def hand_over(_: simpy.Event) -> None:
+            if not delivery.is_cancelled:
+                delivery.succeed()
+
+        until = max(self._cpu_until(host) for host in delivery.receivers)
+        self._env.timeout(until - self._env.now).callbacks.append(hand_over)
+
+    # --- links ------------------------------------------------------------------------------------------------
+
+    def set_link(self, link: int, *, bandwidth: float | None = None, latency: float | None = None) -> None:
+        """Change a link from now on.
+
+        Args:
+            link: which one, by index.
+            bandwidth: its capacity [bit/s]; 0 stops what crosses it until it changes again; None leaves it as it is.
+            latency: for messages that start from now on [s]; None leaves it as it is.
+        """
+        if bandwidth is not None:
+            self._bandwidth[link] = bandwidth
+            self._carrier.set_bandwidth(link, bandwidth)
+        if latency is not None:
+            self._latency[link] = latency
+        self._paths.forget()
+        self._ways.clear()
+
+    def bandwidth(self, link: int) -> float:
+        """Return a link's capacity now [bit/s]."""
+        return self._bandwidth[link]
+
+    def usage(self) -> list[LinkUsage]:
+        """Return what each link has done until now, in the order of the topology's links."""
+        return [
+            LinkUsage(link.name, nbits / 8.0, busy)
+            for link, (nbits, busy) in zip(self.topology.links, self._carrier.usage(), strict=True)
+        ]
+
+
+def utilisation(usage: Iterable[LinkUsage], time: float) -> dict[str, float]:
+    """Return the part of its capacity that each link has used over a time.
+
+    Args:
+        usage: what each link has done.
+        time: in how long [s]; more than 0.
+    """
+    return {each.name: each.busy / time for each in usage}

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from psgdsim.network_model import TcpModel
 
 MAX_CACHED = 2**16
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
+class Path(NamedTuple):
     """How a message crosses the network.
 
     Args:
@@ -36,6 +35,36 @@ class Path:
     goodput: float
     delay: float
     is_plain: bool
+
+
+class Hop(NamedTuple):
+    """One link of a message's way.
+
+    Args:
+        link: which one.
+        is_first: whether it leaves the sender.
+        after: where the message goes from here, as indices of hops; nowhere if it has arrived.
+    """
+
+    link: int
+    is_first: bool
+    after: tuple[int, ...]
+
+
+def hops(routes: Iterable[Sequence[int]]) -> tuple[Hop, ...]:
+    """Return the tree of a message that takes several routes; routes are one as long as they begin alike."""
+    known: dict[tuple[int, ...], int] = {}
+    after: list[list[int]] = []
+    for route in routes:
+        for length in range(1, len(route) + 1):
+            way = tuple(route[:length])
+            if way in known:
+                continue
+            if length > 1:
+                after[known[way[:-1]]].append(len(after))
+            known[way] = len(after)
+            after.append([])
+    return tuple(Hop(way[-1], len(way) == 1, tuple(after[i])) for way, i in known.items())
 
 
 class Paths:
@@ -109,13 +138,13 @@ class Paths:
 
 def _load(route: tuple[int, ...]) -> dict[int, float]:
     """Return how often each link carries the bytes."""
-    load = dict.fromkeys(route, 1.0)
-    if len(load) < len(route):
-        load = {link: float(route.count(link)) for link in load}
-    return load
+    return {link: float(route.count(link)) for link in route}
 
 
 def _plain(route: tuple[int, ...], _reverse: tuple[int, ...], latency: float) -> Path:
+    if len(set(route)) == len(route):
+        ones = (1.0,) * len(route)
+        return Path(route, route, ones, 1.0, math.inf, ones, 1.0, latency, is_plain=True)
     load = _load(route)
     times = tuple(load.values())
-    return Path(route, tuple(load), times, 1.0, math.inf, times, 1.0, latency, len(load) == len(route))
+    return Path(route, tuple(load), times, 1.0, math.inf, times, 1.0, latency, is_plain=False)

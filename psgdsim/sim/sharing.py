@@ -104,8 +104,8 @@ def levels(
         share = _shares(left, np.bincount(link, weight, len(left)), share)
         lowest = share.argmin()
         if ceiling.min() >= share[lowest] and np.count_nonzero(link == lowest) == num_pending:
-            level[pending] = share[lowest]  # one link stops them all: the common case, worth a short cut
-            break
+            # One link stops them all: the common case, worth a short cut.
+            return np.where(pending, share[lowest], level)
         reach = ceiling.copy()
         np.minimum.at(reach, flow, share[link])
         first = np.full(len(left), np.inf)

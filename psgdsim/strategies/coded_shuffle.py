@@ -77,7 +77,7 @@ def coded_shuffle(
         )
         await _train(node, task, shuffle, jobs(node.world_size))
 
-    return Strategy(worker, check, lambda world_size: placement(world_size).num_jobs, summarize)
+    return Strategy(worker, check, summarize)
 
 
 async def _train(node: Node, task: Task, shuffle: _Shuffle, jobs: list[tuple[int, float | None]]) -> None:

@@ -82,11 +82,24 @@ class Topology:
         reached: set[str] = set()
         for dst in dsts:
             route = self.route(src, dst)
-            is_known = [self.links[link].dst in reached for link in route]
-            known = len(route) - is_known[::-1].index(True) if True in is_known else 0
+            entered = self.entered(src, route)
+            known = max((i for i, name in enumerate(entered, start=1) if name in reached), default=0)
             crossed.update(dict.fromkeys(route[known:]))
-            reached.update(name for link in route[known:] if (name := self.links[link].dst))
+            reached.update(name for name in entered[known:] if name)
         return tuple(crossed)
+
+    def entered(self, src: int, route: Iterable[int]) -> list[str]:
+        """Return what each link of a route leads into: a host, a switch, a medium, or "" where the link does not say.
+
+        Args:
+            src: the host where the route begins, by index.
+            route: links by index.
+        """
+        names, name = [], self.hosts[src]
+        for link in (self.links[index] for index in route):
+            name = link.dst if link.src == name else link.src
+            names.append(name)
+        return names
 
     def latency(self, route: Iterable[int]) -> float:
         """Return the latency of a route [s]."""

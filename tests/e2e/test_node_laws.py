@@ -25,16 +25,17 @@ def scenario(law, multicast="unicast"):
 
 @pytest.mark.parametrize("law", LAWS)
 def test_the_simulator_obeys(law, tmp_path):
-    psgdsim.run(scenario(law), mode="sim", out=tmp_path / "run")
+    assert psgdsim.run(scenario(law), mode="sim", out=tmp_path / "run").summary["status"] == "completed"
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("multicast", ["unicast", "native"])
 def test_real_mode_obeys_them_all(multicast, tmp_path):
-    psgdsim.run(scenario("all", multicast), mode="real", out=tmp_path / "run")
+    result = psgdsim.run(scenario("all", multicast), mode="real", out=tmp_path / "run")
+    assert result.summary["status"] == "completed"
 
 
 @pytest.mark.parametrize("multicast", ["native", "relay"])
 def test_the_simulator_multicasts(multicast, tmp_path):
     law = "a_multicast_reaches_all_and_only_those_named"
-    psgdsim.run(scenario(law, multicast), mode="sim", out=tmp_path / "run")
+    assert psgdsim.run(scenario(law, multicast), mode="sim", out=tmp_path / "run").summary["status"] == "completed"

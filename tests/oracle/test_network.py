@@ -7,7 +7,8 @@ import math
 import pytest
 import simpy
 
-from psgdsim.sim.network import Network, fair_rates
+from psgdsim.sim.network import Network
+from psgdsim.sim.sharing import maxmin
 from psgdsim.topologies import Link, Topology, star
 
 
@@ -36,12 +37,12 @@ def finish_times(topology, messages):
 
 
 def test_flows_on_one_link_get_equal_shares():
-    assert fair_rates([(0,)] * 5, lambda link: 10.0) == [2.0] * 5
+    assert list(maxmin([10.0], [(0,)] * 5)) == [2.0] * 5
 
 
 def test_two_links_and_a_flow_over_both():
     # A on L1 (capacity 1), B on L2 (capacity 2), C on both: A = C = 1/2, B = 3/2.
-    assert fair_rates([(0,), (1,), (0, 1)], lambda link: [1.0, 2.0][link]) == [0.5, 1.5, 0.5]
+    assert list(maxmin([1.0, 2.0], [(0,), (1,), (0, 1)])) == [0.5, 1.5, 0.5]
 
 
 def test_two_sizes_started_together():
