@@ -19,6 +19,9 @@ ACTIVITIES: tuple[Activity, ...] = ("compute", "encode", "transfer", "wait")
 """In order of precedence: a rank that computes while it sends is computing; one that waits for bytes already on
 their way is transferring."""
 
+_PLACES = {activity: place for place, activity in enumerate(ACTIVITIES)}
+_IDLE = _PLACES["wait"]
+
 MAX_EVENTS = 200_000
 """Events kept per rank; further ones are counted, not kept."""
 
@@ -65,33 +68,43 @@ class RankLog:
     relay_nbytes: int = 0
 
     def __post_init__(self) -> None:
-        self.seconds: dict[str, float] = dict.fromkeys(ACTIVITIES, 0.0)
-        self._active: dict[str, int] = dict.fromkeys(ACTIVITIES, 0)
+        self._seconds = [0.0] * len(ACTIVITIES)
+        self._active = [0] * len(ACTIVITIES)
+        self._current = _IDLE
         self._since = self.clock()
         self._values: dict[str, Any] = {}
         self._at_step_start = dict(self.seconds)
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The time spent on each activity so far [s]."""
+        return dict(zip(ACTIVITIES, self._seconds, strict=True))
+
     def _settle(self) -> None:
         """Charge the time since the last change to the activity that takes precedence; idle time is waiting."""
         now = self.clock()
-        current = next((activity for activity in ACTIVITIES if self._active[activity]), "wait")
-        self.seconds[current] += now - self._since
+        self._seconds[self._current] += now - self._since
         self._since = now
 
     def enter(self, activity: Activity) -> None:
         """Begin an activity; activities nest and overlap."""
         self._settle()
-        self._active[activity] += 1
+        place = _PLACES[activity]
+        self._active[place] += 1
+        self._current = min(self._current, place)
 
     def leave(self, activity: Activity) -> None:
         """End an activity."""
         self._settle()
-        self._active[activity] -= 1
+        place = _PLACES[activity]
+        self._active[place] -= 1
+        while self._current < _IDLE and not self._active[self._current]:
+            self._current += 1
 
     @property
     def is_only_waiting(self) -> bool:
         """Whether the one activity under way is waiting."""
-        return bool(self._active["wait"]) and sum(map(bool, self._active.values())) == 1
+        return self._current == _IDLE and self._active[_IDLE] > 0
 
     @contextmanager
     def during(self, activity: Activity) -> Iterator[None]:

@@ -11,7 +11,6 @@ from psgdsim.data.pixels import Scale, scale_pixels
 from psgdsim.data.splits import split_rows_at
 from psgdsim.errors import DatasetError
 
-NUM_ROWS = 1797
 NUM_TRAIN = 1437
 LARGEST_PIXEL = 16
 

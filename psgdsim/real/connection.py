@@ -55,7 +55,6 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self._writes: set[asyncio.Task[None]] = set()
-        self._reads: set[asyncio.Task[None]] = set()
         self._is_closed = False
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

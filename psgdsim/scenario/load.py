@@ -114,8 +114,12 @@ def _neighbours(file: Path) -> str:
 def _resolve(document: Document, overrides: Iterable[str]) -> Scenario:
     """Return the scenario in a document, or raise all its problems at once."""
     import_installed_plugins()
+    changes = list(overrides)
+    # Which modules are plugins comes first: the other overrides are judged by the parts that these bring.
+    of_plugins = [change for change in changes if change.partition("=")[0].strip().split(".")[0] == "plugins"]
+    apply_overrides(document, of_plugins)
     problems = _import_plugins(document.data)
-    apply_overrides(document, overrides)
+    apply_overrides(document, [change for change in changes if change not in of_plugins])
     try:
         scenario = Scenario.model_validate(document.data)
     except ValidationError as error:

@@ -10,7 +10,8 @@ from typing import Any
 import simpy
 from simpy.events import EventPriority
 
-from psgdsim.sim.fluid import Flow, FluidLinks
+from psgdsim.sim.flow_table import Flow
+from psgdsim.sim.fluid import FluidLinks
 from psgdsim.sim.paths import Hop, Path
 from psgdsim.sim.series import Series
 
@@ -133,8 +134,7 @@ class FluidCarrier(Carrier):
         if message.nbits == 0 or not message.path.links:
             self.on_arrival(message)
             return
-        self._links.add(message, self.env.now)
-        self._go_on(self._links.finish(message))
+        self._go_on(self._links.add(message, self.env.now))
 
     def give_up(self, message: Message) -> None:
         """Take a flow out; what it has carried so far stays counted."""
@@ -187,8 +187,7 @@ class FluidCarrier(Carrier):
 
     def _observe(self) -> None:
         if self.series is not None:
-            loads = zip(self._links.loads(), self._links.bandwidth, strict=True)
-            self.series.update(self.env.now, [load / limit if load else 0.0 for load, limit in loads])
+            self.series.update(self.env.now, self._links.utilisation())
 
 
 class IdealCarrier(Carrier):

@@ -14,7 +14,8 @@ from psgdsim.network_model import TcpModel, tcp_model
 from psgdsim.scenario.document import Document
 from psgdsim.scenario.problems import problems_of, scenario_error
 from psgdsim.scenario.spec import read_spec
-from psgdsim.sim.fluid import Flow, FluidLinks
+from psgdsim.sim.flow_table import Flow
+from psgdsim.sim.fluid import FluidLinks
 from psgdsim.sim.paths import Paths
 from psgdsim.sim.sharing import Floats
 from psgdsim.topologies.base import Topology, TopologyPart, topologies

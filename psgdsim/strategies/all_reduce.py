@@ -38,7 +38,7 @@ def all_reduce(
         assign(assignment, world_size, redundancy)
         if algorithm == "ring" and not codec.is_summable:
             raise ValueError(
-                "algorithm: 'ring' adds payloads without decoding them, which this codec does not allow; use "
+                "algorithm: algorithm 'ring' adds payloads without decoding them, which this codec does not allow; use "
                 "algorithm 'broadcast', or codec 'identity'"
             )
 

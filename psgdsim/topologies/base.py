@@ -14,7 +14,7 @@ Multicast = Literal["native", "relay", "unicast"]
 
 - `native`: the network copies it on the way, each link of the tree carries it once.
 - `relay`: it is uploaded once, whole, and a relay in the network sends the copies.
-- `unicast`: the sender sends one copy after the other to each receiver's own flow.
+- `unicast`: the sender sends a copy to each receiver, all at the same time.
 """
 
 

@@ -70,9 +70,7 @@ def test_ring_all_reduce_takes_the_time_of_the_alpha_beta_model(num, size):
 @pytest.mark.parametrize(("multicast", "share"), [("unicast", 1), ("native", 1), ("relay", 1)])
 def test_broadcast_of_all_to_all_takes_the_time_of_the_alpha_beta_model(num, multicast, share):
     payload = vector(0, 10_000)
-    results, outcome = simulate(
-        num, lambda node: collectives.all_gather(node, payload, tag="x"), multicast=multicast
-    )
+    results, outcome = simulate(num, lambda node: collectives.all_gather(node, payload, tag="x"), multicast=multicast)
     frame = wire.nbytes(payload) * 8 / 10e9
     # Every downlink carries N-1 frames; a relay first takes the upload.
     expected = 50e-6 + (num - 1) * frame + (frame if multicast == "relay" else 0)

@@ -99,7 +99,12 @@ class Tree:
             "flows": flows,
         }
         ended = subprocess.run(
-            [sys.executable, str(PROGRAM)], input=json.dumps(job), capture_output=True, text=True, check=True, timeout=200
+            [sys.executable, str(PROGRAM)],
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=200,
         )
         line = next(line for line in ended.stdout.splitlines() if line.startswith("ends:"))
         return np.array(json.loads(line.removeprefix("ends:")))

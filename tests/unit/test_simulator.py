@@ -128,7 +128,9 @@ def test_stop_rules_end_all_ranks_at_the_same_step(stop):
 
 
 def test_target_accuracy_ends_a_run_early(tmp_path):
-    result = psgdsim.run("scenarios/ring_8nodes.yaml", out=tmp_path / "run", overrides=["target_accuracy=0.5", "evaluate.every=1 step"])
+    result = psgdsim.run(
+        "scenarios/ring_8nodes.yaml", out=tmp_path / "run", overrides=["target_accuracy=0.5", "evaluate.every=1 step"]
+    )
     accuracies = result.evals["test_accuracy"]
     assert accuracies[-1] >= 0.5 > accuracies[-2]
     assert result.summary["steps"] < 55
