@@ -45,8 +45,11 @@ def use_cache_on_disk() -> None:
     config: Any = jax.config
     if chosen == "" or config.jax_compilation_cache_dir is not None:
         return
-    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "psgdsim"
-    folder = Path(chosen or user_cache) / f"jaxlib-{metadata.version('jaxlib')}-{_processor()}"
+    try:
+        cache = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "psgdsim"
+    except RuntimeError:  # there is no home
+        return
+    folder = cache / f"jaxlib-{metadata.version('jaxlib')}-{_processor()}"
     config.update("jax_compilation_cache_dir", str(folder))
     config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     config.update("jax_persistent_cache_min_entry_size_bytes", -1)

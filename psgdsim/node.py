@@ -58,7 +58,7 @@ class Job(Protocol):
 
 
 class Node(ABC):
-    """One rank as its program sees it; `testing.check_node` holds the laws that every driver obeys.
+    """One rank as its program sees it; `testing.node_laws` holds the laws that every driver obeys.
 
     Attributes:
         rank: this node's rank, 0-based.

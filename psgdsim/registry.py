@@ -21,6 +21,7 @@ Example:
 from __future__ import annotations
 
 import inspect
+import keyword
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -75,13 +76,19 @@ class Part:
                 "what it names outside `if TYPE_CHECKING`"
             ) from None
         return tuple(
-            Parameter(parameter.name, parameter.annotation, parameter.default, helps.get(parameter.name, ""))
+            Parameter(_key(parameter.name), parameter.annotation, parameter.default, helps.get(parameter.name, ""))
             for parameter in signature.parameters.values()
         )
 
     def build(self, **parameters: Any) -> Any:
         """Call the factory."""
-        return self.factory(**parameters)
+        return self.factory(**{f"{key}_" if keyword.iskeyword(key) else key: each for key, each in parameters.items()})
+
+
+def _key(argument: str) -> str:
+    """Return what a spec calls an argument: Python's keywords cannot be names, so `for` is the argument `for_`."""
+    bare = argument.removesuffix("_")
+    return bare if keyword.iskeyword(bare) else argument
 
 
 def _argument_help(docstring: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ scenario.yaml   the scenario with every default filled in
 summary.json    the run in one page
 steps.csv       one row per rank and step
 evals.csv       one row per evaluation and model
+links.csv       one row per link of the simulated network
 trace.json      the timeline, for Perfetto or chrome://tracing
 params.npz      the final parameters, by name
 log.txt         what was said on the way
@@ -36,8 +37,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 STEP_COLUMNS = ("rank", "step", "time", "loss", "bytes", "staleness", *(f"{name}_s" for name in ACTIVITIES))
+LINK_COLUMNS = ("name", "nbytes", "utilisation")
 EVAL_COLUMNS = ("time", "step", "model", "train_loss", "test_loss", "test_accuracy")
 FINAL = ("train_loss", "test_loss", "test_accuracy")
+
+MAX_LINKS = 20
+"""So many links, the busiest, are in the summary."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ def summarize(experiment: Experiment, mode: str, outcome: Outcome, wall: float) 
     rows = [row for report in outcome.reports for row in report.rows]
     staleness = [row["staleness"] for row in rows]
     finals = [row for row in outcome.evals if row["step"] == outcome.evals[-1]["step"]]
-    best = max(finals, key=lambda row: row["test_accuracy"] or -row["train_loss"], default=dict.fromkeys(FINAL))
+    best = max(finals, key=_merit, default=dict.fromkeys(FINAL))
     summary: dict[str, Any] = {
         "status": "completed" if outcome.error is None else "failed",
         "mode": mode,
@@ -166,6 +171,7 @@ def summarize(experiment: Experiment, mode: str, outcome: Outcome, wall: float) 
         "time_s": outcome.time,
         "wall_s": wall,
         "bytes": _bytes(outcome),
+        "links": _links(outcome),
         "final": {name: best[name] for name in FINAL},
         "params_sha256": trees.digest(outcome.models) if outcome.models else None,
         "seconds": _seconds(outcome),
@@ -176,7 +182,24 @@ def summarize(experiment: Experiment, mode: str, outcome: Outcome, wall: float) 
         summary["models"] = [{name: row[name] for name in ("model", *FINAL)} for row in finals]
     if outcome.error is not None:
         summary["error"] = {"type": type(outcome.error).__name__, "message": str(outcome.error)}
-    return {**summary, **experiment.strategy.summarize(scenario.world_size, rows)}
+    summary |= experiment.strategy.summarize(scenario.world_size, rows)
+    plain: dict[str, Any] = _finite(summary)
+    return plain
+
+
+def _merit(row: dict[str, Any]) -> tuple[float, float]:
+    """Rank a model by its test accuracy, then by its training loss; one that diverged comes last."""
+    accuracy, loss = row["test_accuracy"], row["train_loss"]
+    return -1.0 if accuracy is None else accuracy, -loss if math.isfinite(loss) else -math.inf
+
+
+def _finite(value: Any) -> Any:
+    """Return plain data with null in place of NaN and infinities, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _bytes(outcome: Outcome) -> dict[str, Any]:
@@ -188,6 +211,12 @@ def _bytes(outcome: Outcome) -> dict[str, Any]:
         "control_total": sum(report.control_nbytes for report in outcome.reports),
         "relay_total": sum(report.relay_nbytes for report in outcome.reports),
     }
+
+
+def _links(outcome: Outcome) -> dict[str, Any]:
+    """Return the busiest links, those of equal utilisation by what they carried."""
+    busiest = sorted(outcome.links, key=lambda link: (-link.utilisation, -link.nbytes))[:MAX_LINKS]
+    return {link.name: {"nbytes": link.nbytes, "utilisation": link.utilisation} for link in busiest if link.nbytes}
 
 
 def _seconds(outcome: Outcome) -> dict[str, float]:
@@ -217,7 +246,8 @@ def write_outcome(folder: Path, summary: dict[str, Any], outcome: Outcome, log: 
     )
     write_text(folder / "steps.csv", table_text(STEP_COLUMNS, rows))
     write_text(folder / "evals.csv", table_text(EVAL_COLUMNS, outcome.evals))
-    write_text(folder / "trace.json", json.dumps(chrome_trace(outcome.reports)))
+    write_text(folder / "links.csv", table_text(LINK_COLUMNS, [link._asdict() for link in outcome.links]))
+    write_text(folder / "trace.json", json.dumps(chrome_trace(outcome.reports, outcome.network_events)))
     if outcome.models:
         named = dict(_named_params(outcome.models))
         write_whole(folder / "params.npz", lambda file: np.savez(file, **named))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from psgdsim import results, scenario
 from psgdsim.compilation import use_cache_on_disk
-from psgdsim.errors import PsgdsimError, StrategyError
+from psgdsim.errors import PsgdsimError, ScenarioError, StrategyError
 from psgdsim.results import RunResult
 from psgdsim.scenario import Scenario
 from psgdsim.scenario.experiment import Experiment, build
@@ -47,7 +47,7 @@ def run(
         The run, read from its folder.
 
     Raises:
-        ScenarioError: the scenario is not valid; nothing was started or written.
+        ScenarioError: the scenario is not valid, or has changes or faults in real mode; nothing was started or written.
         PsgdsimError: the run failed.
 
     Example:
@@ -64,6 +64,8 @@ def run(
         raise PsgdsimError(f"mode: expected 'sim' or 'real'; got {mode!r}")
     changes = [*overrides, *([] if seed is None else [f"seed={seed}"])]
     resolved = _read(source, changes)
+    if mode == "real":
+        _refuse_what_is_only_simulated(resolved)
     folder = _choose_folder(resolved.name, mode, out)
     started = time.perf_counter()
     use_cache_on_disk()
@@ -94,6 +96,15 @@ def _read(source: Scenario | Mapping[str, Any] | str | os.PathLike[str], changes
     if isinstance(source, Mapping):
         return scenario.from_dict(source, overrides=changes)
     return scenario.load(Path(source), overrides=changes)
+
+
+def _refuse_what_is_only_simulated(resolved: Scenario) -> None:
+    for key in ("changes", "faults"):
+        if getattr(resolved, key):
+            raise ScenarioError(
+                f"{key}: real mode cannot carry these out; got {len(getattr(resolved, key))} in scenario "
+                f"{resolved.name!r}: use --mode sim, or --set {key}=[]"
+            )
 
 
 def _choose_folder(name: str, mode: str, out: str | os.PathLike[str] | None) -> Path:

@@ -12,12 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from psgdsim import trees
+from psgdsim.errors import ProgramError
 
 Activity = Literal["compute", "encode", "transfer", "wait"]
 
 ACTIVITIES: tuple[Activity, ...] = ("compute", "encode", "transfer", "wait")
 """In order of precedence: a rank that computes while it sends is computing; one that waits for bytes already on
 their way is transferring."""
+
+RESERVED = frozenset({"rank", "step", "time", "bytes", *(f"{activity}_s" for activity in ACTIVITIES)})
+"""Columns of a step's row that a program cannot record."""
 
 _PLACES = {activity: place for place, activity in enumerate(ACTIVITIES)}
 _IDLE = _PLACES["wait"]
@@ -27,11 +31,11 @@ MAX_EVENTS = 200_000
 
 
 class Event(NamedTuple):
-    """One thing that took time on one rank.
+    """One thing that took time on one rank, or happened to the network.
 
     Attributes:
-        kind: `compute`, `encode`, `send` or `receive`.
-        name: the kernel, or the message's tag.
+        kind: `compute`, `encode`, `send`, `receive`, `fault` or `change`.
+        name: the kernel, the message's tag, or what happened.
         start: when it began [s].
         end: when it ended [s].
         step: the step under way.
@@ -135,7 +139,16 @@ class RankLog:
         self.relay_nbytes += nbytes * copies
 
     def record(self, values: dict[str, Any]) -> None:
-        """Add named values to the row of the step under way."""
+        """Add named values to the row of the step under way.
+
+        Raises:
+            ProgramError: a name that the row has already, or something that is no number.
+        """
+        for name, value in values.items():
+            if name in RESERVED:
+                raise ProgramError(f"rank {self.rank} records {name!r}, which is filled in for every step; rename it")
+            if not (hasattr(value, "dtype") or isinstance(value, bool | int | float)):
+                raise ProgramError(f"rank {self.rank} records {name}={value!r}; expected a number or a value")
         self._values.update(values)
 
     def close_step(self, step: int) -> dict[str, Any]:
@@ -209,6 +222,20 @@ class RankReport:
     control_nbytes: int = 0
 
 
+class LinkReport(NamedTuple):
+    """What one link of a simulated network has done.
+
+    Attributes:
+        name: the link's.
+        nbytes: what it has carried, headers that the network adds included [byte].
+        utilisation: the part of its capacity that was used, over the whole run.
+    """
+
+    name: str
+    nbytes: int
+    utilisation: float
+
+
 @dataclass
 class Outcome:
     """What a driver returns: everything about a run but where to keep it.
@@ -219,6 +246,8 @@ class Outcome:
         evals: rows with `time`, `step`, `model` and what the task's `evaluate` returns.
         models: the final parameters as pytrees of numpy arrays; empty if there are none.
         error: why the run failed, or None.
+        links: one per link of the simulated network, in its order.
+        network_events: what happened to the network in simulation.
     """
 
     time: float
@@ -226,6 +255,8 @@ class Outcome:
     evals: list[dict[str, Any]]
     models: list[Any]
     error: Exception | None = None
+    links: list[LinkReport] = field(default_factory=list)
+    network_events: list[Event] = field(default_factory=list)
 
 
 class Progress(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
@@ -54,7 +54,7 @@ class Dimension:
             )
         try:
             value = float(Decimal(number) * self.units[unit])
-        except (InvalidOperation, OverflowError):
+        except (DecimalException, OverflowError):
             raise ValueError(f"expected a {self.name} such as '{self.example}'; got {shown(text)}") from None
         if not 0 <= value < float("inf"):
             raise ValueError(f"expected a {self.name} of at least 0, such as '{self.example}'; got {shown(text)}")
@@ -64,7 +64,10 @@ class Dimension:
         if unit is None:
             return f"the unit is missing; one of {', '.join(self.units)}"
         if unit in self.fixes:
-            bits = _plain(Decimal(number) * 8)
+            try:
+                bits = _plain(Decimal(number) * 8)
+            except DecimalException:
+                return "that is out of all bounds"
             return f"write '{self.fixes[unit].format(number=number, bits=bits)}'"
         same = [known for known in self.units if known.lower() == unit.lower()]
         if same:
@@ -151,6 +154,17 @@ FLOP_RATE = Dimension(
 )
 
 
+THROUGHPUT = Dimension(
+    "throughput",
+    {f"{prefix}B/s": size for prefix, size in _SI.items()},
+    {
+        **{f"{prefix}bit/s": "{number} is in bits; write an eighth of it in " + f"{prefix}B/s" for prefix in _SI},
+        **{f"{prefix}B": f"{{number}} {prefix}B/s" for prefix in _SI},
+    },
+    "2 GB/s",
+)
+
+
 def _quantity(dimension: Dimension) -> Any:
     """Return a pydantic type: a float in base units that reads and writes text with a unit."""
     schema = {"type": "string", "format": dimension.name, "examples": [dimension.example]}
@@ -173,3 +187,6 @@ Size = _quantity(SIZE)
 
 FlopRate = _quantity(FLOP_RATE)
 """Floating-point operations per second; written `10 TFLOP/s` in YAML."""
+
+Throughput = _quantity(THROUGHPUT)
+"""Bytes per second that a machine works through; written `2 GB/s` in YAML."""

@@ -140,7 +140,7 @@ def list_parts(
 @app.command()
 def verify(
     subjects: Annotated[
-        list[str] | None, typer.Argument(metavar="[coded]...", help="What to verify; everything by default.")
+        list[str] | None, typer.Argument(metavar="[coded|network]...", help="What to verify; everything by default.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from psgdsim.scenario.catalogue import ParameterRow, PartRow
-    from psgdsim.testing.verify import Check
+    from psgdsim.testing.checks import Check
 
 
 def print_json(value: Any) -> None:
@@ -83,7 +83,9 @@ def _seconds(value: Any) -> str | None:
 def print_check(check: Check) -> None:
     """Print one line of a verification."""
     verdict = "ok  " if check.is_right else "FAIL"
-    typer.echo(f"{verdict}  {check.name:<38} expected {check.expected:<10} got {check.got:<10} {check.source}")
+    error = "exact" if check.error is None else f"{check.error:.1e}"
+    numbers = f"expected {check.expected:<14} got {check.got:<14} error {error:<8}"
+    typer.echo(f"{verdict}  {check.name:<48} {numbers} {check.source}")
 
 
 def _number(value: Any, form: str) -> str | None:

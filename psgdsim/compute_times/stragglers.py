@@ -19,7 +19,7 @@ Change = Annotated[float, Field(gt=0, le=1)]
 
 @register_compute_time("bernoulli_slowdown")
 def bernoulli_slowdown(time: Duration, delay: Duration, probability: Probability) -> ComputeTime:
-    """Be delayed now and then (Ananthanarayanan et al., OSDI 2010 and NSDI 2013, find 5 to 8 times the median time).
+    """Be delayed now and then, in clusters by up to 8 times the median (Ananthanarayanan et al., OSDI 2010, NSDI 2013).
 
     Each computation is delayed with the same probability, independently of all others. The delay does not depend on
     the load; the rest of the time is proportional to it.
@@ -40,7 +40,7 @@ def bernoulli_slowdown(time: Duration, delay: Duration, probability: Probability
 def fixed_slow_set(
     time: Duration, delay: Duration, ranks: Annotated[Sequence[Rank], Field(max_length=100_000)]
 ) -> ComputeTime:
-    """Delay the same ranks in every computation (Tandon et al., ICML 2017, arXiv 1612.03301, section 6).
+    """Delay the same ranks in every computation (Tandon et al., ICML 2017, arXiv 1612.03301).
 
     The delay does not depend on the load; the rest of the time is proportional to it.
 

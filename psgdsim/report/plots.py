@@ -28,6 +28,7 @@ STYLES = ("-", "--", "-.", ":")
 _X_LABELS: dict[Quantity, str] = {"time": "time [s]", "bytes": "bytes sent, all ranks [MB]", "step": "step"}
 _KINDS = {"compute": COLOURS[0], "encode": COLOURS[3], "send": COLOURS[4], "receive": COLOURS[2]}
 _GREY = "0.45"
+_DISTURBANCE: dict[str, Any] = {"facecolor": "#fbe3e0", "edgecolor": "#8B0000", "hatch": "////", "linewidth": 0.6}
 
 
 def rows_per_second(result: RunResult) -> float:
@@ -140,7 +141,9 @@ def plot_accuracy(
 def plot_timeline(
     result: RunResult, *, until: float | None = None, ax: Axes | None = None, title: str | None = None
 ) -> Axes:
-    """Draw what each rank computes, sends and receives over time, from `trace.json`.
+    """Draw what each rank computes, sends and receives over time, from `trace.json`; faults lie behind, hatched.
+
+    What happened to the network has a row of its own below the ranks.
 
     Args:
         result: the run.
@@ -153,6 +156,8 @@ def plot_timeline(
     axes = _axes(ax)
     events = json.loads((result.folder / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
     bars = [event for event in events if event["ph"] == "X" and event["dur"] > 0]
+    num_ranks = result.summary["world_size"]
+    rows = [f"rank {i}" for i in range(num_ranks)] + ["network"] * any(event["pid"] == num_ranks for event in bars)
     for kind, colour in _KINDS.items():
         top = 0.0 if kind in ("compute", "encode") else 0.28 if kind == "send" else 0.56
         for rank in sorted({event["pid"] for event in bars}):
@@ -164,14 +169,38 @@ def plot_timeline(
             axes.broken_barh(spans, (rank - 0.42 + top, 0.26), facecolors=colour, linewidth=0)
     present = [kind for kind in _KINDS if any(event["cat"] == kind for event in bars)]
     handles = [Patch(color=_KINDS[kind]) for kind in present]
+    disturbances = [event for event in bars if event["cat"] in ("fault", "change")]
+    if disturbances:
+        _draw_disturbances(axes, disturbances)
+        present.append("fault or change")
+        handles.append(Patch(**_DISTURBANCE))
     axes.legend(handles, present, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(present), frameon=False)
-    axes.set_yticks(range(result.summary["world_size"]), [f"rank {i}" for i in range(result.summary["world_size"])])
+    axes.set_yticks(range(len(rows)), rows)
     axes.invert_yaxis()
     axes.set_xlim(0, None if until is None else until * 1e3)
     axes.set_xlabel("time [ms]")
     axes.set_title(title or "", loc="left", fontsize="medium")
     axes.spines[["top", "right"]].set_visible(False)
     return axes
+
+
+def _draw_disturbances(axes: Axes, events: Sequence[Mapping[str, Any]]) -> None:
+    """Draw what went wrong or changed behind everything else, with its name."""
+    from matplotlib.patheffects import withStroke
+
+    for event in events:
+        start, row, is_fault = event["ts"] / 1e3, event["pid"], event["cat"] == "fault"
+        axes.broken_barh([(start, event["dur"] / 1e3)], (row - 0.47, 0.94), zorder=0, **_DISTURBANCE)
+        name = axes.annotate(
+            event["name"],
+            (start, row - 0.45 if is_fault else row),
+            xytext=(2, 0),
+            textcoords="offset points",
+            va="bottom" if is_fault else "center",
+            fontsize=8,
+            clip_on=True,
+        )
+        name.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
 
 
 def _accuracy(result: RunResult, x: Quantity) -> tuple[np.ndarray, np.ndarray]:

@@ -7,31 +7,33 @@ from typing import Any
 
 from psgdsim.trace import Event, RankReport
 
-_TRACKS = {"compute": 0, "encode": 0, "send": 100, "receive": 200}
+_TRACKS = {"compute": 0, "encode": 0, "send": 100, "receive": 200, "fault": 300, "change": 400}
 
 
-def chrome_trace(reports: Sequence[RankReport]) -> dict[str, Any]:
-    """Return all events of a run: one process per rank, in it rows for compute, send and receive.
+def chrome_trace(reports: Sequence[RankReport], network: Sequence[Event] = ()) -> dict[str, Any]:
+    """Return all events of a run: one process per rank, in it rows for compute, send, receive and faults.
 
     Messages that overlap in time get a row each, so that none hides another.
 
     Args:
         reports: one per rank.
+        network: what happened to the network, a process of its own after the ranks.
 
     Returns:
         A JSON-able object in the trace event format; times in microseconds.
     """
-    rows = [row for report in reports for row in _rank_rows(report)]
+    rows = [row for report in reports for row in _rows(report.rank, f"rank {report.rank}", report.events)]
+    if network:
+        rows += _rows(len(reports), "network", network)
     dropped = sum(report.dropped_events for report in reports)
     return {"displayTimeUnit": "ms", "otherData": {"dropped_events": dropped}, "traceEvents": rows}
 
 
-def _rank_rows(report: RankReport) -> Iterator[dict[str, Any]]:
-    pid = report.rank
-    yield {"ph": "M", "pid": pid, "tid": 0, "name": "process_name", "args": {"name": f"rank {report.rank}"}}
-    yield {"ph": "M", "pid": pid, "tid": 0, "name": "process_sort_index", "args": {"sort_index": report.rank}}
+def _rows(pid: int, process: str, events: Iterable[Event]) -> Iterator[dict[str, Any]]:
+    yield {"ph": "M", "pid": pid, "tid": 0, "name": "process_name", "args": {"name": process}}
+    yield {"ph": "M", "pid": pid, "tid": 0, "name": "process_sort_index", "args": {"sort_index": pid}}
     named: set[int] = set()
-    for event, track in _with_tracks(report.events):
+    for event, track in _with_tracks(events):
         if track not in named:
             named.add(track)
             name = next(kind for kind, first in _TRACKS.items() if first == track // 100 * 100)
@@ -61,7 +63,7 @@ def _with_tracks(events: Iterable[Event]) -> Iterator[tuple[Event, int]]:
 
 
 def _details(event: Event) -> dict[str, Any]:
-    details: dict[str, Any] = {"step": event.step}
+    details: dict[str, Any] = {"step": event.step} if event.step else {}
     if event.nbytes:
         details["nbytes"] = event.nbytes
     if event.peer >= 0:

@@ -135,7 +135,7 @@ def _draw_cables(axes: Axes, topology: Topology, points: Mapping[str, Point]) ->
             axes.plot([], [], linewidth=1.8, label=f"{properties(*kind)}  ({len(group)} x)", **style)
         bent = [cable for cable in group if cable.is_one_way or _hides(points, cable)]
         straight = [(points[cable.src], points[cable.dst]) for cable in group if cable not in bent]
-        axes.add_collection(LineCollection(straight, linewidths=1.4, zorder=1, **style))
+        axes.add_collection(LineCollection(straight, linewidths=_pen(points), zorder=1, **style))
         for cable in bent:
             _draw_arc(axes, points[cable.src], points[cable.dst], style, has_head=cable.is_one_way)
 
@@ -147,6 +147,11 @@ def _label_cable(axes: Axes, cable: Cable, points: Mapping[str, Point], colour: 
     middle = (0.62 * x0 + 0.38 * x1 + aside * (y1 - y0), 0.62 * y0 + 0.38 * y1 - aside * (x1 - x0))
     text = properties(cable.bandwidth, cable.latency)
     axes.annotate(text, middle, ha="center", va="center", fontsize=7, color=colour, zorder=3, bbox=_PAPER)
+
+
+def _pen(points: Mapping[str, Point]) -> float:
+    """Return the width of a line, thin where there are many [pt]."""
+    return 1.4 if len(points) <= MAX_LABELLED else 0.25
 
 
 def _hides(points: Mapping[str, Point], cable: Cable) -> bool:
@@ -199,7 +204,9 @@ def _draw_switches(axes: Axes, topology: Topology, points: Mapping[str, Point]) 
     if switches:
         across, up = zip(*(points[name] for name in switches), strict=True)
         size = 150 if is_labelled else 20
-        axes.scatter(across, up, size, "white", marker="o", edgecolors="black", zorder=2, label="switch")
+        axes.scatter(
+            across, up, size, "white", marker="o", edgecolors="black", linewidths=_pen(points), zorder=2, label="switch"
+        )
     for name in switches if is_labelled else ():
         _label_switch(axes, topology, name, points)
 
@@ -237,7 +244,9 @@ def _draw_hosts(axes: Axes, topology: Topology, points: Mapping[str, Point], num
         label = f"host with its ranks{'' if len(by_speed) == 1 else f', speed {speed:g}'}"
         colour = _HOST if i == 0 else str(max(0.45, 0.95 - 0.15 * i))
         size = 230 if is_labelled else 12
-        axes.scatter(across, up, size, colour, marker="s", edgecolors="black", zorder=2, label=label)
+        axes.scatter(
+            across, up, size, colour, marker="s", edgecolors="black", linewidths=_pen(points), zorder=2, label=label
+        )
     for i, host in enumerate(topology.hosts if is_labelled else ()):
         text = _span(ranks[i])
         axes.annotate(text, points[host], ha="center", va="center", fontsize=7 if len(text) < 4 else 5, zorder=3)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from psgdsim.compute_times import ComputeTime
 from psgdsim.errors import ScenarioError
 from psgdsim.scenario.calibration import Clock, resolve_compute
+from psgdsim.scenario.changes import Change
+from psgdsim.scenario.faults import Fault
 from psgdsim.scenario.schema import Scenario
 from psgdsim.strategies.base import Strategy
 from psgdsim.task import Schedule, Task
@@ -25,6 +27,8 @@ class Experiment:
         strategy: how.
         topology: the network.
         compute: how long a rank computes in simulation.
+        changes: what changes about the network over time; their files have been read.
+        faults: what goes wrong.
     """
 
     scenario: Scenario
@@ -33,6 +37,8 @@ class Experiment:
     strategy: Strategy
     topology: TopologyPart
     compute: ComputeTime
+    changes: tuple[Change, ...] = ()
+    faults: tuple[Fault, ...] = ()
 
     @property
     def rank_rows(self) -> float:
@@ -52,7 +58,8 @@ def build(scenario: Scenario, clock: Clock | None = None) -> Experiment:
 
     Raises:
         DatasetError: the data is missing or damaged.
-        ScenarioError: the data is too small for the scenario, or a measurement needs a clock.
+        ScenarioError: the data is too small for the scenario, a file of a change is not valid, or a measurement needs
+            a clock.
     """
     dataset = scenario.data.build().load(scenario.seed)
     rows = len(dataset.train_inputs)
@@ -76,15 +83,34 @@ def build(scenario: Scenario, clock: Clock | None = None) -> Experiment:
         global_rows=scenario.global_rows,
         schedule=_schedule(scenario, rows),
     )
+    strategy: Strategy = scenario.strategy.build()
+    try:
+        task.blocks(strategy.num_blocks(scenario.world_size))
+    except ValueError as error:
+        raise ScenarioError(f"scenario {scenario.name!r}: {error}") from None
     scenario = resolve_compute(scenario, task, clock)
     return Experiment(
         scenario=scenario,
         world_size=scenario.world_size,
         task=task,
-        strategy=scenario.strategy.build(),
+        strategy=strategy,
         topology=network(scenario),
         compute=scenario.compute.build(),
+        changes=_changes(scenario),
+        faults=tuple(spec.build() for spec in scenario.faults),
     )
+
+
+def _changes(scenario: Scenario) -> tuple[Change, ...]:
+    changes: tuple[Change, ...] = tuple(spec.build() for spec in scenario.changes)
+    topology = network(scenario).build(scenario.world_size) if changes else None
+    for i, change in enumerate(changes):
+        try:
+            if topology is not None:
+                change.load(topology)
+        except ValueError as error:
+            raise ScenarioError(f"changes.{i}.{error}") from None
+    return changes
 
 
 def network(scenario: Scenario) -> TopologyPart:

@@ -13,6 +13,8 @@ from psgdsim.errors import PsgdsimError
 from psgdsim.models.base import models
 from psgdsim.optimizers import optimizers, schedules
 from psgdsim.registry import Family
+from psgdsim.scenario.changes import changes
+from psgdsim.scenario.faults import faults
 from psgdsim.strategies.base import strategies
 from psgdsim.topologies.base import topologies
 
@@ -26,6 +28,8 @@ FAMILIES: Final[dict[str, Family]] = {
     "schedules": schedules,
     "topologies": topologies,
     "compute": compute_times,
+    "changes": changes,
+    "faults": faults,
 }
 """Every family, under the name that `psgdsim list` gives it."""
 
@@ -45,7 +49,7 @@ def import_plugin(module: str) -> None:
         importlib.import_module(module)
     except PsgdsimError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         advice = "; is it installed, or its folder on PYTHONPATH?" if isinstance(error, ModuleNotFoundError) else ""
         raise PsgdsimError(f"cannot import {module!r}: {type(error).__name__}: {error}{advice}") from error
 

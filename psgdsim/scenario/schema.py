@@ -20,15 +20,19 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, ValidationError
 
 from psgdsim.errors import PsgdsimError
+from psgdsim.network_model import NetworkModel
+from psgdsim.scenario.changes import Change
 from psgdsim.scenario.document import Path
 from psgdsim.scenario.families import FAMILIES
+from psgdsim.scenario.faults import Fault
 from psgdsim.scenario.spec import DataSpec, PartSpec, SpecOf, blame, custom, read_spec
 from psgdsim.topologies.placement import Hosts
-from psgdsim.units import Duration
+from psgdsim.units import Duration, Throughput
 
 NAME_PATTERN = r"(?!\.)[A-Za-z0-9._-]{1,80}"
 MAX_WORLD_SIZE = 100_000
 MAX_SEED = 2**63 - 1
+MAX_EVENTS = 10_000
 
 _INTERVAL = re.compile(r"\s*([1-9][0-9]{0,11})\s+(epoch|step)s?\s*")
 
@@ -152,9 +156,23 @@ class Scenario(_Section):
     )
     topology: Annotated[PartSpec, SpecOf(FAMILIES["topologies"])] = Field(description="the network")
     hosts: Hosts = Field(default=Hosts(), description="the machines, and the ranks on each of them")
+    network: NetworkModel = Field(
+        default=NetworkModel(), description="how messages share the network in simulation, and what each costs"
+    )
+    changes: Annotated[tuple[Annotated[PartSpec, SpecOf(FAMILIES["changes"])], ...], Strict(strict=False)] = Field(
+        default=(), max_length=MAX_EVENTS, description="what changes about the network over time, in simulation"
+    )
+    faults: Annotated[tuple[Annotated[PartSpec, SpecOf(FAMILIES["faults"])], ...], Strict(strict=False)] = Field(
+        default=(), max_length=MAX_EVENTS, description="what goes wrong, in simulation"
+    )
     compute: Annotated[PartSpec, SpecOf(FAMILIES["compute"])] = Field(
         default=read_spec(FAMILIES["compute"], {"kind": "constant", "time": "0 s"}),
         description="the time of one rank's batch_size rows in simulation; no time at all unless given",
+    )
+    codec_rate: Annotated[Throughput, Field(gt=0)] | None = Field(
+        default=None,
+        description="how fast a rank encodes and decodes in simulation, by the larger of what goes in and comes out; "
+        "null for no time at all",
     )
     epochs: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="stop after so many passes over the data"
@@ -189,7 +207,7 @@ class Scenario(_Section):
                 self.strategy.build().check(self.world_size, self.codec.build())
             except (ValueError, PsgdsimError) as error:
                 problems = [blame(str(error), ("strategy",), self.strategy, type(self).model_fields)]
-            problems += self._broken_machine_rules()
+            problems += list(self._broken_machine_rules()) or self._broken_event_rules()
         if problems:
             details = [
                 InitErrorDetails(type=custom("rejected", message), loc=path, input=getattr(self, str(path[0])))
@@ -208,6 +226,19 @@ class Scenario(_Section):
         beyond = [rank for rank in self.compute.build().ranks if rank >= self.world_size]
         if beyond:
             yield ("compute",), f"expected ranks of 0 to {self.world_size - 1}; got {beyond[0]}"
+
+    def _broken_event_rules(self) -> Iterator[tuple[Path, str]]:
+        """Yield what does not fit between changes and faults and what they happen to."""
+        if not (self.changes or self.faults):
+            return
+        topology = self.hosts.place(self.topology.build()).build(self.world_size)
+        for key, specs in (("changes", self.changes), ("faults", self.faults)):
+            for i, spec in enumerate(specs):
+                event: Change | Fault = spec.build()
+                try:
+                    event.check(topology, self.world_size)
+                except ValueError as error:
+                    yield blame(str(error), (key, i), spec)
 
 
 def broken_rules(values: Mapping[str, Any]) -> list[tuple[Path, str]]:

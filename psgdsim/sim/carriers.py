@@ -139,7 +139,7 @@ class FluidCarrier(Carrier):
     def give_up(self, message: Message) -> None:
         """Take a flow out; what it has carried so far stays counted."""
         message.is_given_up = True
-        if message.is_under_way:
+        if message in self._links:
             self._links.end(message, self.env.now, is_complete=False)
             self._go_on(math.inf)
 
@@ -213,11 +213,13 @@ class IdealCarrier(Carrier):
     ) -> None:
         super().__init__(env, bandwidth, latency, on_arrival, series)
         self._carried, self._busy = [0.0] * len(bandwidth), [0.0] * len(bandwidth)
+        self._stopped: dict[Message, None] = {}  # by a link without bandwidth
 
     def start(self, message: Message) -> None:
-        """Arrive when it is time, whatever else is under way; a link without bandwidth is waited for in vain."""
+        """Arrive when it is time, whatever else is under way; a link without bandwidth is waited for."""
         narrowest = min([self.bandwidth[link] for link in message.path.route], default=math.inf)
         if narrowest == 0 and message.nbits > 0:
+            self._stopped[message] = None
             return
         time = message.path.delay + (message.nbits / narrowest if message.nbits else 0.0)
         self.env.timeout(time, message).callbacks.append(self._arrive)
@@ -231,8 +233,12 @@ class IdealCarrier(Carrier):
             self._busy[link] += message.nbits / self.bandwidth[link] if message.nbits else 0.0
         self.on_arrival(message)
 
-    def set_bandwidth(self, link: int, bandwidth: float) -> None:
-        """Nothing to do: each message looks at the bandwidths when it starts."""
+    def set_bandwidth(self, link: int, bandwidth: float) -> None:  # noqa: ARG002 - any change may set them free
+        """Start the messages that a link without bandwidth has stopped; the others looked when they started."""
+        stopped, self._stopped = self._stopped, {}
+        for message in stopped:
+            if not message.is_given_up:
+                self.start(message)
 
     def give_up(self, message: Message) -> None:
         """Forget a message; nothing of it is counted."""

@@ -10,14 +10,21 @@ from typing import Any
 
 import simpy
 
+from psgdsim import rng
 from psgdsim.errors import Deadlock, Interrupted, PsgdsimError, StrategyError
-from psgdsim.node import Message
+from psgdsim.scenario.changes import Background, Course
 from psgdsim.scenario.experiment import Experiment
+from psgdsim.sim.changes import BackgroundTraffic, Courses, Delays, LinkConditions
 from psgdsim.sim.coroutines import Running, wait
-from psgdsim.sim.network import Network
+from psgdsim.sim.faults import Faults
+from psgdsim.sim.gates import with_gates
+from psgdsim.sim.network import Network, utilisation
 from psgdsim.sim.node import SimNode
+from psgdsim.sim.notes import Notes
+from psgdsim.sim.outages import Outages
+from psgdsim.sim.post import Post
 from psgdsim.sim.values import numbers, unwrap
-from psgdsim.trace import Outcome, Progress
+from psgdsim.trace import LinkReport, Outcome, Progress
 
 
 class Simulation:
@@ -31,9 +38,20 @@ class Simulation:
     def __init__(self, experiment: Experiment, progress: Progress | None = None) -> None:
         self.experiment = experiment
         self.env = simpy.Environment()
-        self.topology = experiment.topology.build(experiment.world_size)
-        self.network = Network(self.env, self.topology)
-        self.nodes = [SimNode(self, rank) for rank in range(experiment.world_size)]
+        gated = with_gates(experiment)
+        self.bare, self.topology = gated.bare, gated.topology
+        self.network = Network(self.env, self.topology, experiment.scenario.network)
+        self.nodes: list[SimNode] = []
+        delays = Delays(experiment.changes, self.bare, experiment.scenario.seed)
+        self.post = Post(self.env, self.network, self.nodes, delays if delays.has_any else None)
+        self.notes = Notes(lambda: float(self.env.now))
+        hosts = [self.topology.host_of(rank) for rank in range(experiment.world_size)]
+        timeout = experiment.scenario.real.heartbeat_timeout
+        self.outages = Outages(self.env, self.network, self.post, hosts, timeout, self.look)
+        self._conditions = LinkConditions(self.network, self.outages.begin, self.outages.end)
+        num_changes = len(experiment.changes)
+        self.faults = Faults(self, experiment.faults, gated.of_fault, self._conditions, num_changes)
+        self.nodes += [SimNode(self, rank) for rank in range(experiment.world_size)]
         self.evals: list[dict[str, Any]] = []
         self._progress = progress
         self._programs: list[Running] = []
@@ -41,21 +59,42 @@ class Simulation:
         self._error: BaseException | None = None
         self._barrier: simpy.Event = self.env.event()
         self._arrived: list[SimNode] = []
+        self._must_look = False
 
     def run(self) -> Outcome:
         """Run all programs to their end, or to the first error."""
         with self._signals_end_it():
-            for node in self.nodes:
-                self._start(node)
+            self._start_all()
             while self._error is None and self._left and self.env.peek() != float("inf"):
                 self.env.step()
+                if self._must_look and self._is_stuck():
+                    break
         if self._error is None and self._left:
             self._error = self._deadlock()
-        time = max(node.log.rows[-1]["time"] if node.log.rows else 0.0 for node in self.nodes)
         for program in self._programs:
             program.cancel()
+        self.notes.end_all()
         reports = [node.log.report(numbers, unwrap(list(node.models)), len(node.mailbox.unread)) for node in self.nodes]
-        return Outcome(time, reports, self.evals, numbers(list(self.nodes[0].models)), self._as_error())
+        return Outcome(
+            time=max(node.log.rows[-1]["time"] if node.log.rows else 0.0 for node in self.nodes),
+            reports=reports,
+            evals=self.evals,
+            models=numbers(list(self._survivor.models)),
+            error=self._as_error(),
+            links=self._links(),
+            network_events=self.notes.network,
+        )
+
+    @property
+    def _survivor(self) -> SimNode:
+        """The first rank that is up, or rank 0 if none is."""
+        return next((node for node in self.nodes if node.is_up), self.nodes[0])
+
+    def _links(self) -> list[LinkReport]:
+        """Return what the network's own links have done."""
+        usage = self.network.usage()[: len(self.bare.links)]
+        shares = utilisation(usage, float(self.env.now) or 1.0)
+        return [LinkReport(link.name, round(link.nbytes), shares[link.name]) for link in usage]
 
     @contextmanager
     def _signals_end_it(self) -> Iterator[None]:
@@ -77,17 +116,74 @@ class Simulation:
             for signum, handler in previous.items():
                 signal.signal(signum, handler)
 
-    def _start(self, node: SimNode) -> None:
+    # --- programs ---------------------------------------------------------------------------------------------
+
+    def _start_all(self) -> None:
+        """Begin everything; what changes and faults say of time 0 holds before any time passes."""
+        courses = Courses(self.env, self.bare, self._conditions, self.notes, self.look)
+        for i, change in enumerate(self.experiment.changes):
+            if isinstance(change, Course):
+                courses.start(i, change)
+            elif isinstance(change, Background):
+                generator = rng.stream(self.experiment.scenario.seed, "background", i)
+                BackgroundTraffic(self.env, self.network, change, generator, self.look)
+        for node in self.nodes:
+            self._programs.append(self._start(node))
+        self.faults.start()
+        for node in self.nodes:
+            self.faults.begin_step(node.rank, 1)
+
+    def _start(self, node: SimNode) -> Running:
         def on_end(program: Running) -> None:
-            self._left -= 1
+            self._left -= not node.is_returning
             if program.error is not None:
                 self.fail(node.rank, program.error)
 
-        self._programs.append(Running(self.env, self.experiment.strategy.worker(node, self.experiment.task), on_end))
+        return Running(self.env, self.experiment.strategy.worker(node, self.experiment.task), on_end)
 
-    def deliver(self, dst: int, message: Message) -> None:
-        """Hand a message that has arrived to its receiver."""
-        self.nodes[dst].mailbox.put(message)
+    def is_running(self, rank: int) -> bool:
+        """Whether a rank's program has begun and not ended."""
+        return not self._programs[rank].is_done
+
+    def crash(self, rank: int, cause: str, *, returns: bool) -> None:
+        """End a rank's program where it is.
+
+        Args:
+            rank: which one.
+            cause: what others are told.
+            returns: whether it will be started again.
+        """
+        node = self.nodes[rank]
+        node.is_returning = returns
+        self._programs[rank].cancel()
+        node.crash(cause)
+        if node in self._arrived:
+            self._arrived.remove(node)
+        self.post.crash(rank, cause)
+        if self._arrived and len(self._arrived) == self._num_expected:
+            self._open_barrier()
+
+    def restart(self, rank: int) -> None:
+        """Start a rank's program again, from the beginning."""
+        node = self.nodes[rank]
+        node.restart()
+        self.post.restart(rank)
+        self.outages.look_again()
+        self._programs[rank] = self._start(node)
+        self.faults.begin_step(rank, 1)
+
+    def look(self) -> None:
+        """Take note that something has happened that no program did: it must not keep a run alive that is stuck."""
+        self._must_look = True
+
+    def _is_stuck(self) -> bool:
+        """Whether all programs wait for each other, once all that happens at this instant has happened."""
+        if self.env.peek() <= self.env.now:
+            return False
+        self._must_look = False
+        if self.post.is_busy or any(node.is_returning for node in self.nodes):
+            return False
+        return all(program.is_done or node.is_idle for node, program in zip(self.nodes, self._programs, strict=True))
 
     def fail(self, rank: int, error: BaseException) -> None:
         """End the run because of an error in a program."""
@@ -130,13 +226,19 @@ class Simulation:
         if not schedule.is_barrier(step):
             return True
         self._arrived.append(node)
-        if len(self._arrived) == len(self.nodes):
-            self._open_barrier(step)
+        if len(self._arrived) == self._num_expected:
+            self._open_barrier()
             return self._goes_on
         with node.log.during("wait"):
             return bool(await wait(self._barrier))
 
-    def _open_barrier(self, step: int) -> None:
+    @property
+    def _num_expected(self) -> int:
+        """How many ranks meet: all but those that are gone for good."""
+        return sum(node.is_up or node.is_returning for node in self.nodes)
+
+    def _open_barrier(self) -> None:
+        step = max(node.step for node in self._arrived)
         accuracy = self._evaluate(step) if self.experiment.task.schedule.is_evaluation(step) else None
         self._goes_on = not self.experiment.task.schedule.is_end(step, self.env.now, accuracy)
         if not self._goes_on and accuracy is None:
@@ -148,7 +250,7 @@ class Simulation:
     def _evaluate(self, step: int) -> float | None:
         rows = [
             {"time": self.env.now, "step": step, "model": i, **self.experiment.task.evaluate(unwrap(model))}
-            for i, model in enumerate(self.nodes[0].models)
+            for i, model in enumerate(self._survivor.models)
         ]
         self.evals += rows
         return max((row["test_accuracy"] for row in rows if row["test_accuracy"] is not None), default=None)

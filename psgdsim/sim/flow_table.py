@@ -46,24 +46,19 @@ class Flow:
         owner: whatever its user wants to find in it.
     """
 
-    __slots__ = ("accounted", "block", "nbits", "order", "owner", "path", "row")
+    __slots__ = ("accounted", "block", "crowd", "nbits", "order", "owner", "path", "row")
 
     def __init__(self, path: Path, nbits: float, owner: Any = None) -> None:
         self.path, self.nbits, self.owner = path, nbits, owner
-        self.row = self.block = self.order = -1
+        self.row = self.block = self.crowd = self.order = -1
         self.accounted = 0.0
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether it is among those that share links."""
-        return self.row >= 0
 
 
 AnyFlow = TypeVar("AnyFlow", bound=Flow)
 
 
 class FlowTable(Generic[AnyFlow]):
-    """Flows under way, with their rates and finish times.
+    """Flows with rates of their own, and when each ends; all in wire bits, `nbits / goodput`.
 
     Args:
         num_links: how many links there are.
@@ -79,7 +74,6 @@ class FlowTable(Generic[AnyFlow]):
         self._nowhere = num_links  # the link of entries that mean nothing any more
         self._rows = Table(_ROWS)
         self._at: list[AnyFlow | None] = []
-        self._num_added = 0
         self._free: list[int] = []
         self._entries = Table(_ENTRIES)
         self._used = self._dead = 0
@@ -94,18 +88,17 @@ class FlowTable(Generic[AnyFlow]):
 
     # --- flows come and go ------------------------------------------------------------------------------------
 
-    def add(self, flow: AnyFlow, now: float) -> None:
-        """Give a flow a row; it has no rate yet."""
+    def add(self, flow: AnyFlow, left: float, now: float) -> None:
+        """Give a flow a row; it has some bits left and no rate yet."""
         row = flow.row = self._free.pop() if self._free else self._new_row()
         path = flow.path
         self._at[row] = flow
-        self._left[row], self._since[row], self._rate[row] = flow.nbits / path.goodput, now, 0.0
+        self._left[row], self._since[row], self._rate[row] = left, now, 0.0
         self._is_live[row] = 1
         if not path.is_plain:
             self.is_plain = False
         if not self.is_plain:
             self._rows.cells["penalty"][row], self._rows.cells["ceiling"][row] = path.penalty, path.ceiling
-        flow.order = self._num_added = self._num_added + 1
         self.flows[flow] = self._unlisted[flow] = None
 
     def remove(self, flow: AnyFlow) -> None:
@@ -200,11 +193,6 @@ class FlowTable(Generic[AnyFlow]):
         )
         self._set_rates(rows, level if self.is_plain else level / rows["penalty"], now)
 
-    def set_all_rates(self, rate: float, now: float) -> None:
-        """Let all flows go on at the same rate [bit/s]."""
-        rows = self._columns()
-        self._set_rates(rows, np.full(len(self._at), rate), now)
-
     def _columns(self) -> dict[str, Floats]:
         top = len(self._at)
         return {name: column[:top] for name, column in self._rows.columns.items()}
@@ -228,30 +216,29 @@ class FlowTable(Generic[AnyFlow]):
 
     def next_finish(self) -> float:
         """Return when the next flow ends if no rate changes [s]; infinite if none does."""
+        if not self.flows:
+            return math.inf
         if len(self._at) <= SMALL:
-            return min(self._finish[: len(self._at)], default=math.inf)
+            return float(min(self._finish[: len(self._at)]))
         return float(self._rows.columns["finish"][: len(self._at)].min())
 
     def due(self, horizon: float) -> list[AnyFlow]:
-        """Return the flows that end by a time, in the order in which they entered."""
+        """Return the flows that end by a time, in any order that is always the same."""
         if len(self.flows) <= SMALL:
             finish = self._finish
             return [flow for flow in self.flows if finish[flow.row] <= horizon]
         rows = (self._rows.columns["finish"][: len(self._at)] <= horizon).nonzero()[0].tolist()
-        if len(rows) == len(self.flows):
-            return list(self.flows)
-        return sorted((flow for row in rows if (flow := self._at[row])), key=lambda flow: flow.order)
+        return [flow for row in rows if (flow := self._at[row])]
 
     def finish(self, flow: AnyFlow) -> float:
         """Return when a flow ends if its rate does not change [s]."""
         return float(self._finish[flow.row])
 
-    def wire_rate(self, flow: AnyFlow) -> float:
+    def rate(self, flow: AnyFlow) -> float:
         """Return what sharing has granted a flow [bit/s]."""
         return float(self._rate[flow.row])
 
     def left(self, flow: AnyFlow, now: float) -> float:
-        """Return what a flow has still to carry [bit of payload]."""
+        """Return what a flow has still to carry [bit]."""
         row = flow.row
-        wire = self._left[row] - self._rate[row] * (now - self._since[row])
-        return float(max(0.0, wire) * flow.path.goodput)
+        return float(max(0.0, self._left[row] - self._rate[row] * (now - self._since[row])))

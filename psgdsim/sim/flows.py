@@ -53,11 +53,20 @@ def simulate_flows(
         array([1.6, 1.1])
     """
     network = _built(topology, num_hosts)
-    links = FluidLinks[Flow]([link.bandwidth for link in network.links])
     arrivals = _arrivals(network, list(flows), _tcp(tcp))
+    return _run(FluidLinks[Flow]([link.bandwidth for link in network.links]), arrivals)
+
+
+def _run(links: FluidLinks[Flow], arrivals: list[tuple[float, Flow]]) -> Floats:
+    """Return when each flow ends; a flow's owner is its place in the result.
+
+    Args:
+        links: nothing is on them yet.
+        arrivals: when each flow enters, and the flow; will be sorted.
+    """
     ends = np.full(len(arrivals), math.inf)
     arrivals.sort(key=lambda arrival: arrival[0])
-    entered, now = 0, 0.0
+    entered = 0
     while True:
         due = arrivals[entered][0] if entered < len(arrivals) else math.inf
         now = min(due, links.next_finish())

@@ -1,8 +1,9 @@
 """Flows that share links max-min fairly: who is where, and who must be given another rate when something changes.
 
 Nothing here knows a clock: its user says what time it is, and must come back at `next_finish`. Rates are shared anew
-only among flows that a change can reach through links in common. A few of them are followed link by link in Python; if
-there are many, numpy shares all flows anew, which leaves the others the rates that they have.
+only among flows that a change can reach through links in common. A few of them are followed link by link in Python;
+many that one link stops are a crowd; for the rest numpy shares all flows anew that are in no crowd, which leaves those
+that the change does not reach the rates that they have.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Final, Generic
 
 import numpy as np
 
+from psgdsim.sim.crowds import Crowds
 from psgdsim.sim.flow_table import AnyFlow, FlowTable
 from psgdsim.sim.sharing import few_levels
 
 FEW: Final = 16
-"""Up to so many flows are followed link by link and shared in Python; if one link stops them all, twice as many."""
+"""Up to so many flows are followed link by link and shared in Python."""
 
 SAME_TIME: Final = 4e-15
 """Flows whose finish times differ by less, relatively, end together: rounding must not tell them apart."""
@@ -34,15 +36,25 @@ class FluidLinks(Generic[AnyFlow]):
     def __init__(self, bandwidths: Sequence[float]) -> None:
         self._bandwidth = array("d", [*bandwidths, math.inf])  # the last is the `nowhere` of the table
         self._capacity = np.frombuffer(self._bandwidth)
-        self._num_on = array("d", [0.0]) * len(self._bandwidth)
-        self._crowd = np.frombuffer(self._num_on)
         num = len(bandwidths)
         self._on: list[dict[AnyFlow, None]] = [{} for _ in range(num)]
         self._dirty: dict[int, None] = {}
+        self._newcomers: dict[AnyFlow, None] = {}  # those that have no rate yet
+        self._flows: dict[AnyFlow, None] = {}
+        self._num_added = 0
         self._table = FlowTable[AnyFlow](num)
+        self._crowds = Crowds[AnyFlow](self._bandwidth, self._on, self._table)
         self._carried = [0.0] * num
         self._granted = [0.0] * num  # since the link's bandwidth last changed
         self._busy = [0.0] * num  # until then
+
+    def __contains__(self, flow: object) -> bool:
+        return flow in self._flows
+
+    @property
+    def flows(self) -> Iterable[AnyFlow]:
+        """The flows under way, in the order in which they entered."""
+        return self._flows
 
     @property
     def is_dirty(self) -> bool:
@@ -58,15 +70,17 @@ class FluidLinks(Generic[AnyFlow]):
             When it ends if nothing changes [s]; infinite if that is not known yet.
         """
         path, on = flow.path, self._on
-        self._table.add(flow, now)
+        self._table.add(flow, flow.nbits / path.goodput, now)
+        self._flows[flow] = None
+        flow.order = self._num_added = self._num_added + 1
         is_alone = True
         for link in path.links:
             here = on[link]
             if here:
                 is_alone = False
             here[flow] = None
-            self._num_on[link] += 1
         if not is_alone:
+            self._newcomers[flow] = None
             for link in path.links:
                 self._dirty[link] = None
             return math.inf
@@ -78,19 +92,24 @@ class FluidLinks(Generic[AnyFlow]):
 
     def end(self, flow: AnyFlow, now: float, *, is_complete: bool = True) -> None:
         """Take a flow out: it has arrived, or it is given up."""
-        self._account(flow, flow.nbits if is_complete else flow.nbits - self._table.left(flow, now))
-        self._table.remove(flow)
+        self._account(flow, flow.nbits if is_complete else self._carried_of(flow, now))
+        del self._flows[flow]
+        if flow in self._newcomers:
+            del self._newcomers[flow]
+        if flow.crowd < 0:
+            self._table.remove(flow)
+        else:
+            self._crowds.leave(flow)
         for link in flow.path.links:
             here = self._on[link]
             del here[flow]
-            self._num_on[link] -= 1
             if here:
                 self._dirty[link] = None
 
     def set_bandwidth(self, link: int, bandwidth: float, now: float) -> None:
         """Change a link's capacity [bit/s]; 0 stops all that cross it."""
         for flow in self._on[link]:
-            self._account(flow, flow.nbits - self._table.left(flow, now))
+            self._account(flow, self._carried_of(flow, now))
         self._busy[link] = self._busy_for(link)
         self._granted[link] = 0.0
         self._bandwidth[link] = bandwidth
@@ -98,19 +117,27 @@ class FluidLinks(Generic[AnyFlow]):
 
     def next_finish(self) -> float:
         """Return when the next flow ends if nothing changes [s]; infinite if none does."""
-        return self._table.next_finish()
+        return min(self._table.next_finish(), self._crowds.next_finish())
 
     def due(self, now: float) -> list[AnyFlow]:
         """Return the flows that end by now, in the order in which they entered."""
-        return self._table.due(now * (1 + SAME_TIME))
+        horizon = now * (1 + SAME_TIME)
+        due = self._table.due(horizon) + self._crowds.due(horizon)
+        if len(due) > 1:
+            due.sort(key=lambda flow: flow.order)
+        return due
 
-    # --- what is known of links -------------------------------------------------------------------------------
+    # --- what is known -------------------------------------------------------------------------------------
+
+    def rate(self, flow: AnyFlow) -> float:
+        """Return what sharing has granted a flow [bit/s]; less of it is payload where a TCP model says so."""
+        return self._table.rate(flow) if flow.crowd < 0 else self._crowds.rate(flow)
 
     def utilisation(self) -> list[float]:
         """Return the part of each link that flows take now, acknowledgements and headers included."""
         loads = [0.0] * len(self._on)
-        for flow in self._table.flows:
-            rate = self._table.wire_rate(flow)
+        for flow in self._flows:
+            rate = self.rate(flow)
             for link, coefficient in zip(flow.path.links, flow.path.coefficients, strict=True):
                 loads[link] += coefficient * rate
         return [load / self._bandwidth[link] if load else 0.0 for link, load in enumerate(loads)]
@@ -120,18 +147,28 @@ class FluidLinks(Generic[AnyFlow]):
 
         The second counts acknowledgements and headers, too; over the time that has passed it is the utilisation.
         """
-        for flow in self._table.flows:
-            self._account(flow, flow.nbits - self._table.left(flow, now))
+        for flow in self._flows:
+            self._account(flow, self._carried_of(flow, now))
         return [(carried, self._busy_for(link)) for link, carried in enumerate(self._carried)]
 
+    def _carried_of(self, flow: AnyFlow, now: float) -> float:
+        """Return what a flow has carried until now [bit of payload]."""
+        left = self._table.left(flow, now) if flow.crowd < 0 else self._crowds.left(flow, now)
+        return flow.nbits - left * flow.path.goodput
+
     def _busy_for(self, link: int) -> float:
-        granted = self._granted[link]
-        return self._busy[link] + (granted / self._bandwidth[link] if granted > 0 else 0.0)
+        bandwidth = self._bandwidth[link]
+        return self._busy[link] + (self._granted[link] / bandwidth if bandwidth > 0 else 0.0)
 
     def _account(self, flow: AnyFlow, total: float) -> None:
         """Book what a flow has carried so far on its links."""
         path, nbits = flow.path, total - flow.accounted
         flow.accounted = total
+        if path.is_plain:
+            for link in path.route:
+                self._carried[link] += nbits
+                self._granted[link] += nbits
+            return
         for link in path.route:
             self._carried[link] += nbits
         wire = nbits / path.goodput
@@ -142,37 +179,25 @@ class FluidLinks(Generic[AnyFlow]):
 
     def share(self, now: float) -> None:
         """Share the links anew that have changed since the last time."""
-        dirty, self._dirty = self._dirty, {}
-        if self._table.is_plain and self._share_equally(dirty, now):
+        changed, self._dirty = self._dirty, {}
+        newcomers, self._newcomers = self._newcomers, {}
+        changed = self._crowds.settle(changed, newcomers, now)
+        if not changed:
             return
-        flows = self._reached(dirty)
-        if flows is None:
+        reached = self._reached(changed)
+        if reached is None:
             self._table.share(self._capacity, now)
-            return
-        heights = few_levels([flow.path for flow in flows], self._bandwidth)
-        for flow, height in zip(flows, heights, strict=True):
-            self._table.set_rate(flow, height / flow.path.penalty, now)
+            self._crowds.consider(changed, now)
+        elif not self._share_one_bottleneck(*reached, now):
+            flows = reached[0]
+            heights = few_levels([flow.path for flow in flows], self._bandwidth)
+            for flow, height in zip(flows, heights, strict=True):
+                self._table.set_rate(flow, height / flow.path.penalty, now)
 
-    def _share_equally(self, changed: Iterable[int], now: float) -> bool:
-        """Give all flows the same rate if one changed link stops them all; return whether it does."""
-        num = len(self._table.flows)
-        limits = [self._bandwidth[link] for link in changed if len(self._on[link]) == num]
-        if not num or not limits:
-            return not num
-        rate = min(limits) / num
-        if (rate * self._crowd > self._capacity).any():
-            return False
-        if num > 2 * FEW:
-            self._table.set_all_rates(rate, now)
-        else:
-            for flow in self._table.flows:
-                self._table.set_rate(flow, rate, now)
-        return True
-
-    def _reached(self, changed: Iterable[int]) -> dict[AnyFlow, None] | None:
-        """Return the flows that a change can reach, or None if they are more than a few."""
+    def _reached(self, changed: Iterable[int]) -> tuple[dict[AnyFlow, None], list[int]] | None:
+        """Return the flows that a change can reach and their links, or None if they are more than a few."""
         on, links, flows = self._on, list(changed), dict[AnyFlow, None]()
-        if max([len(on[link]) for link in links], default=0) > FEW:
+        if max([len(on[link]) for link in links]) > FEW:
             return None
         seen = set(links)
         for link in links:  # grows on the way
@@ -186,4 +211,19 @@ class FluidLinks(Generic[AnyFlow]):
                         links.append(other)
             if len(flows) > FEW:
                 return None
-        return flows
+        return flows, links
+
+    def _share_one_bottleneck(self, flows: dict[AnyFlow, None], links: list[int], now: float) -> bool:
+        """Share equally if the tightest link stops all of a few flows; return whether it does."""
+        if not self._table.is_plain:
+            return False
+        lowest, num = math.inf, 0
+        for link in links:
+            here = len(self._on[link])
+            if here and self._bandwidth[link] < lowest * here:
+                lowest, num = self._bandwidth[link] / here, here
+        if num != len(flows):
+            return False
+        for flow in flows:
+            self._table.set_rate(flow, lowest, now)
+        return True

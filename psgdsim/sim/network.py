@@ -172,6 +172,7 @@ class Network:
 
     def _arrive(self, message: Message) -> None:
         delivery: Delivery = message.owner
+        delivery.message = None  # they name each other; nothing of that should wait for the garbage collector
         if not (self._cpu and delivery.receivers):
             delivery.succeed()
             return

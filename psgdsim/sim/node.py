@@ -6,9 +6,10 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from psgdsim import rng, wire
-from psgdsim.errors import ProgramError, RecvTimeout
+from psgdsim.errors import PeerLost, ProgramError, RecvTimeout
 from psgdsim.node import ANY, Job, Kernel, Mailbox, Message, Node, Waiter
 from psgdsim.sim.coroutines import Running, wait
+from psgdsim.sim.processor import Processor
 from psgdsim.sim.values import numbers, unwrap, wrap
 from psgdsim.trace import Activity, RankLog
 
@@ -24,6 +25,17 @@ class SimNode(Node):
     Args:
         simulation: what it is part of.
         rank: which one it is.
+
+    Attributes:
+        log: what this rank did.
+        mailbox: what came for it.
+        models: the models of the last checkpoint.
+        step: the last step that ended.
+        host: where it lives, by index.
+        processor: what it computes with.
+        is_up: whether its process lives.
+        is_returning: whether it is down, but will be up again.
+        fate: why it is down.
     """
 
     def __init__(self, simulation: Simulation, rank: int) -> None:
@@ -39,8 +51,14 @@ class SimNode(Node):
         experiment, topology = simulation.experiment, simulation.topology
         self._draw = experiment.compute.start(rank, rng.stream(experiment.scenario.seed, "compute", rank))
         self._speed = topology.speed(rank)
+        self._codec_rate = experiment.scenario.codec_rate
         self.host = topology.host_of(rank)
-        self._is_free_at = 0.0
+        self.processor = Processor(simulation.env)
+        self.is_up, self.is_returning, self.fate = True, False, ""
+        self._incarnation = 1
+        self._alarms = 0
+        self._waiting: dict[Waiter, simpy.Event] = {}
+        self._jobs: dict[SimJob, None] = {}
 
     @property
     def now(self) -> float:
@@ -51,17 +69,18 @@ class SimNode(Node):
         """Run the kernel now, and let the time pass that the machine needs for it; one kernel at a time."""
         start = self.now
         result = kernel.function(*unwrap(arguments))
-        begin = max(self._is_free_at, start)
-        self._is_free_at = begin + self._duration(kernel, arguments, begin)
         activity: Activity = "encode" if kernel.kind == "codec" else "compute"
         with self.log.during(activity):
-            if self._is_free_at > start:
-                await wait(self._env.timeout(self._is_free_at - start))
+            done = self.processor.run(lambda begin: self._duration(kernel, arguments, result, begin))
+            if done is not None:
+                await wait(done)
         self.log.add_event(activity, kernel.name, start)
         return wrap(result)
 
-    def _duration(self, kernel: Kernel, arguments: tuple[Any, ...], begin: float) -> float:
+    def _duration(self, kernel: Kernel, arguments: tuple[Any, ...], result: Any, begin: float) -> float:
         """Return the time of a kernel that begins at some time [s]."""
+        if kernel.kind == "codec" and self._codec_rate is not None:
+            return float(max(map(_nbytes, (arguments, result))) / self._codec_rate / self._speed)
         if kernel.rows is None:
             return 0.0
         load = kernel.rows(*arguments) / self._simulation.experiment.rank_rows
@@ -74,13 +93,9 @@ class SimNode(Node):
     async def send(self, dst: int, payload: Any, *, tag: str) -> None:
         """Send one frame over the route to `dst`."""
         self._check_peer(dst)
-        nbytes = self._count(payload, tag)
+        nbytes, start = self._count(payload, tag), self.now
         with self.log.during("transfer"):
-            start = self.now
-            route = self._simulation.topology.route(self.host, self._simulation.nodes[dst].host)
-            arrival = self._simulation.network.carry(route, nbytes)
-            self._deliver_on(arrival, dst, Message(self.rank, tag, payload), nbytes)
-            await wait(arrival)
+            await wait(self._simulation.post.send(self.rank, dst, Message(self.rank, tag, payload), nbytes))
         self.log.add_event("send", tag, start, peer=dst, nbytes=nbytes)
 
     async def multicast(self, dsts: Sequence[int], payload: Any, *, tag: str) -> None:
@@ -90,43 +105,10 @@ class SimNode(Node):
             return
         for dst in dsts:
             self._check_peer(dst)
-        nbytes = self._count(payload, tag, copies=len(dsts))
-        message = Message(self.rank, tag, payload)
+        nbytes, start = self._count(payload, tag, copies=len(dsts)), self.now
         with self.log.during("transfer"):
-            start = self.now
-            await wait(self._copy_to(dsts, message, nbytes))
+            await wait(self._simulation.post.multicast(self.rank, dsts, Message(self.rank, tag, payload), nbytes))
         self.log.add_event("send", tag, start, nbytes=nbytes)
-
-    def _copy_to(self, dsts: Sequence[int], message: Message, nbytes: int) -> simpy.Event:
-        """Put a multicast on the network; return what fires when the sender is done with it."""
-        network, topology = self._simulation.network, self._simulation.topology
-        hosts = [self._simulation.nodes[dst].host for dst in dsts]
-        if topology.multicast == "native":
-            latency = max((topology.latency(topology.route(self.host, host)) for host in hosts), default=0.0)
-            sent = network.carry(topology.tree(self.host, hosts), nbytes, latency=latency)
-            for dst in dsts:
-                self._deliver_on(sent, dst, message, nbytes)
-            return sent
-        uploaded = network.carry(topology.relay_route(self.host, True), nbytes)
-
-        def relay(_: simpy.Event) -> None:
-            for dst, host in zip(dsts, hosts, strict=True):
-                self._deliver_on(network.carry(topology.relay_route(host, False), nbytes), dst, message, nbytes)
-
-        uploaded.callbacks.append(relay)
-        return uploaded
-
-    def _deliver_on(self, arrival: simpy.Event, dst: int, message: Message, nbytes: int) -> None:
-        receiver = self._simulation.nodes[dst]
-        start = self.now
-        receiver.log.enter("transfer")
-
-        def deliver(_: simpy.Event) -> None:
-            receiver.log.leave("transfer")
-            receiver.log.add_event("receive", message.tag, start, peer=message.src, nbytes=nbytes)
-            self._simulation.deliver(dst, message)
-
-        arrival.callbacks.append(deliver)
 
     def _count(self, payload: Any, tag: str, *, copies: int = 0) -> int:
         wire.check_tag(tag)
@@ -143,9 +125,34 @@ class SimNode(Node):
         kept = self.mailbox.take(src, tag)
         if kept is not None:
             return kept
+        self._check_alive(src)
+        waiter, arrived = self._wait_for(src, tag, timeout)
+        self._alarms += timeout is not None
+        try:
+            with self.log.during("wait"):
+                message: Message | None = await wait(arrived)
+        except GeneratorExit:  # cancelled: what was on its way to this receive is for another
+            if arrived.triggered and arrived.ok and arrived.value is not None:
+                self.mailbox.put(arrived.value)
+            raise
+        finally:
+            self._alarms -= timeout is not None
+            self.mailbox.cancel(waiter)
+            self._waiting.pop(waiter, None)
+        if message is None:
+            raise RecvTimeout(self.rank, "any rank" if src is ANY else src, tag, timeout or 0.0)
+        return message
+
+    def _check_alive(self, src: int | None) -> None:
+        for peer, cause in self._simulation.post.lost_by(self.rank).items():
+            if src in (ANY, peer):
+                raise PeerLost(self.rank, peer, cause)
+
+    def _wait_for(self, src: int | None, tag: str, timeout: float | None) -> tuple[Waiter, simpy.Event]:
+        """Begin to wait for a message; the event's value is None when the time is up."""
         arrived = self._env.event()
 
-        def wake(message: Message | None) -> None:
+        def wake(message: Message) -> None:
             arrived.succeed(message)
 
         def expire(_: simpy.Event) -> None:
@@ -155,24 +162,46 @@ class SimNode(Node):
 
         waiter = Waiter(src, tag, wake)
         self.mailbox.wait(waiter)
+        self._waiting[waiter] = arrived
         if timeout is not None:
             self._env.timeout(timeout).callbacks.append(expire)
-        try:
-            with self.log.during("wait"):
-                message: Message | None = await wait(arrived)
-        except GeneratorExit:  # cancelled: what was on its way to this receive is for another
-            if arrived.triggered and arrived.value is not None:
-                self.mailbox.put(arrived.value)
-            raise
-        finally:
-            self.mailbox.cancel(waiter)
-        if message is None:
-            raise RecvTimeout(self.rank, "any rank" if src is ANY else src, tag, timeout or 0.0)
-        return message
+        return waiter, arrived
+
+    def lose(self, peer: int, cause: str) -> None:
+        """Fail the receives that wait for a peer that is gone."""
+        for waiter, arrived in list(self._waiting.items()):
+            if waiter.src in (ANY, peer) and not arrived.triggered:
+                self.mailbox.cancel(waiter)
+                arrived.fail(PeerLost(self.rank, peer, cause))
+                arrived.defused = True  # the receive may be cancelled before it sees this
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it can do nothing until a message comes or the others are there, too."""
+        return not self._alarms and self.log.is_only_waiting
+
+    def crash(self, cause: str) -> None:
+        """Lose all that is in memory; the program has been ended already."""
+        self.is_up, self.fate = False, cause
+        for job in list(self._jobs):
+            job.cancel()
+        self.processor.stop()
+        self.mailbox = Mailbox()
+
+    def restart(self) -> None:
+        """Be as at the beginning, but for the log."""
+        self.is_up, self.is_returning, self.fate = True, False, ""
+        self._incarnation += 1
+        self.step, self.models = 0, ()
+        self.log.step = 1
 
     async def sleep(self, seconds: float) -> None:
         """Let virtual time pass."""
-        await wait(self._env.timeout(seconds))
+        self._alarms += 1
+        try:
+            await wait(self._env.timeout(seconds))
+        finally:
+            self._alarms -= 1
 
     async def gather(self, *coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
         """Run coroutines at the same time."""
@@ -201,7 +230,7 @@ class SimNode(Node):
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> Job:
         """Start a coroutine beside this one; an error that nobody waits for ends the run."""
-        return SimJob(self._simulation, self.rank, coroutine)
+        return SimJob(self._simulation, self.rank, self._jobs, coroutine)
 
     def record(self, **values: Any) -> None:
         """Add numbers to the row of the step under way."""
@@ -209,21 +238,48 @@ class SimNode(Node):
 
     async def checkpoint(self, step: int, models: Sequence[Any]) -> bool:
         """End a step, and meet the others where the schedule says so."""
+        if self._incarnation > 1:
+            self.log.record({"incarnation": self._incarnation})
         self.log.close_step(step)
         self.models, self.step = models, step
-        return await self._simulation.checkpoint(self)
+        goes_on = await self._simulation.checkpoint(self)
+        if goes_on:
+            self._simulation.faults.begin_step(self.rank, step + 1)
+        return goes_on
+
+
+def _nbytes(tree: Any) -> int:
+    """Return the size of the arrays in a pytree [byte]."""
+    import jax
+
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(unwrap(tree)) if hasattr(leaf, "dtype"))
 
 
 class SimJob:
-    """A coroutine that a program spawned."""
+    """A coroutine that a program spawned.
 
-    def __init__(self, simulation: Simulation, rank: int, coroutine: Coroutine[Any, Any, Any]) -> None:
-        self._simulation, self._rank = simulation, rank
+    Args:
+        simulation: what it is part of.
+        rank: whose program it was.
+        siblings: all of that rank that have not ended; it is among them until it has.
+        coroutine: what to run.
+    """
+
+    def __init__(
+        self,
+        simulation: Simulation,
+        rank: int,
+        siblings: dict[SimJob, None],
+        coroutine: Coroutine[Any, Any, Any],
+    ) -> None:
+        self._simulation, self._rank, self._siblings = simulation, rank, siblings
         self._ended = simulation.env.event()
         self._has_waiter = False
+        siblings[self] = None
         self._running = Running(simulation.env, coroutine, self._on_end)
 
     def _on_end(self, running: Running) -> None:
+        self._siblings.pop(self, None)
         self._ended.succeed()
         if running.error is not None and not self._has_waiter:
             self._simulation.fail(self._rank, running.error)

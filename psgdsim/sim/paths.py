@@ -112,7 +112,8 @@ class Paths:
     def _corrected(self, route: tuple[int, ...], reverse: tuple[int, ...], latency: float) -> Path:
         """Return the path of a TCP flow.
 
-        SimGrid decides by the physical latency whether a flow has a penalty and a window at all.
+        As in SimGrid, only a route with latency has a penalty and a window. A flow keeps the penalty that it starts
+        with when a link changes, and a link that is down adds nothing to it.
         """
         tcp = self._tcp
         assert tcp is not None
@@ -121,7 +122,8 @@ class Paths:
             load[link] = load.get(link, 0.0) + tcp.cross_traffic
         penalty, bound = 1.0, math.inf
         if latency > 0:
-            penalty = latency + sum(8 * tcp.weight_s / self._bandwidth[link] for link in route)
+            open_links = [link for link in route if self._bandwidth[link] > 0]
+            penalty = latency + sum(8 * tcp.weight_s / self._bandwidth[link] for link in open_links)
             bound = math.inf if tcp.gamma is None else 8 * tcp.gamma / (2 * latency)
         return Path(
             route=route,

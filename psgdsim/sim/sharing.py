@@ -132,10 +132,11 @@ def _shares(left: Floats, use: NDArray[Any], previous: Floats) -> Floats:
 
 
 def _without(left: Floats, flow: Ints, link: Ints, weight: Floats, stops: Bools, reach: Floats) -> Floats:
-    """Return what the flows that stop here leave of each link."""
+    """Return what the flows that stop here leave of each link; `left` is used up."""
     gone = np.flatnonzero(stops[flow])
     used = np.bincount(link[gone], weight[gone] * reach[flow[gone]], len(left))
-    return np.where(np.isfinite(left), np.maximum(left - used, 0.0), left)
+    np.subtract(left, used, out=left, where=np.isfinite(left))
+    return np.maximum(left, 0.0)
 
 
 def few_levels(flows: Iterable[Load], capacity: Sequence[float]) -> list[float]:

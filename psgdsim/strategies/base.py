@@ -33,12 +33,14 @@ class Strategy:
     Args:
         worker: the program of ranks 0 .. world_size - 1.
         check: `(world_size, codec)`; raises `ValueError` if the strategy cannot run so, saying what to change.
+        num_blocks: world size -> blocks into which one step's rows are dealt out.
         summarize: `(world_size, step rows of all ranks)` -> entries for `summary.json`.
         is_replicated: whether every rank ends with the same parameters, bit for bit; the run fails if not.
     """
 
     worker: Program
     check: Callable[[int, Codec], None] = _accept
+    num_blocks: Callable[[int], int] = lambda world_size: world_size
     summarize: Callable[[int, Sequence[Row]], dict[str, Any]] = _no_summary
     is_replicated: bool = True
 

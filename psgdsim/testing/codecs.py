@@ -29,7 +29,7 @@ def check_codec(codec: Codec, updates: list[Any] | None = None) -> None:
     """Check that a codec keeps the contract of `psgdsim.codecs.base`.
 
     For each update: what is decoded has the same tree, shapes and dtypes; a frame of the payload is exactly as long
-    as `wire.nbytes` says from shapes alone, and comes back whole; jitted and plain calls agree bit for bit; the same
+    as `wire.nbytes` says from shapes alone, and comes back whole; jitted and plain calls give the same shapes; the same
     key gives the same bits; zeros decode to zeros; the states keep their shapes, so that nothing compiles twice.
 
     Args:

@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from psgdsim.errors import PsgdsimError, nearest
 from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import build
 from psgdsim.sim.driver import run_sim
-
-
-class Check(NamedTuple):
-    """One comparison.
-
-    Attributes:
-        name: what was measured.
-        expected: what the law or the paper says.
-        got: what came out.
-        source: where the expectation is from.
-    """
-
-    name: str
-    expected: str
-    got: str
-    source: str
-
-    @property
-    def is_right(self) -> bool:
-        """Whether they are equal."""
-        return self.expected == self.got
-
+from psgdsim.testing.checks import Check
+from psgdsim.testing.verify_network import verify_network
 
 CCDC_LOADS = {(4, 2): "3/4", (4, 3): "1/3", (5, 2): "9/10", (5, 3): "8/15", (6, 2): "1", (6, 3): "2/3", (6, 5): "1/5"}
 COMBINE_LOADS = {(4, 2): "5/4", (6, 3): "4/3"}
@@ -92,5 +72,5 @@ def verify(subjects: Sequence[str]) -> Iterator[Check]:
         yield from SUBJECTS[subject]()
 
 
-SUBJECTS: dict[str, Callable[[], Iterator[Check]]] = {"coded": verify_coded}
+SUBJECTS: dict[str, Callable[[], Iterator[Check]]] = {"coded": verify_coded, "network": verify_network}
 """What can be verified, by name."""

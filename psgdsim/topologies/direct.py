@@ -42,7 +42,7 @@ def torus(
 
     Host i has the coordinates of i in row-major order. A message goes along the first dimension to its receiver's
     coordinate, then along the second, and so on (dimension-order routing; Dally and Towles, "Principles and Practices
-    of Interconnection Networks", 2004, section 8.4), the shorter way round each; where both are equally long, a hash
+    of Interconnection Networks", 2004, chapter 8), the shorter way round each; where both are equally long, a hash
     of the two ends decides. The relay is beside host 0.
 
     Args:

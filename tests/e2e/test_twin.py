@@ -25,6 +25,11 @@ TWINS = {
         [*SMALL, "strategy={kind: coded_shuffle, code: cdc_all_gather, redundancy: 2}", "topology.multicast=unicast"],
     ),
     "a codec with memory": (BASE, [*SMALL, "codec={kind: error_feedback, codec: {kind: top_k, ratio: 0.1}}"]),
+    "recursive doubling, one rank folded": (BASE, [*SMALL, "strategy.algorithm=recursive_doubling"]),
+    "hierarchical": (
+        BASE,
+        [*SMALL, "world_size=4", "strategy={kind: all_reduce, algorithm: hierarchical, group_size: 2}"],
+    ),
     "redundant blocks, adam, another model": (
         BASE,
         [*SMALL, "strategy.redundancy=2", "model={kind: cnn}", "optimizer={kind: adam, learning_rate: 0.01}"],

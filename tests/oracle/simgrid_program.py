@@ -1,8 +1,8 @@
 """Run flows in SimGrid and print when each has arrived; a program of its own, for a process may have one engine.
 
 Reads JSON from standard input: `module` (the file of SimGrid's Python module, or null if it can be imported), `options`
-(for the engine), `hosts`, `links` (`[name, bandwidth in byte/s, latency in s, is_shared]`), `routes` (`[src, dst, [[link,
-is_forward], ...]]`, each for both directions) and `flows` (`[src, dst, nbytes, start]`).
+(for the engine), `hosts`, `links` (`[name, bandwidth in byte/s, latency in s, is_shared]`), `routes` (`[src, dst,
+[[link, is_forward], ...]]`, each for both directions) and `flows` (`[src, dst, nbytes, start]`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Completion times against SimGrid (Casanova et al., JPDC 74(10), 2014), where it is installed (Debian: python3-simgrid)."""
+"""Completion times against SimGrid (Casanova et al., JPDC 74(10), 2014), where Debian's python3-simgrid is there."""
 
 from __future__ import annotations
 
@@ -125,3 +125,25 @@ CM02 = {**NO_TCP, "gamma": 4194304, "cross_traffic": True}
 def test_random_trees_with_435_flows(tcp, shared, seed):
     tree = Tree(seed, 30, shared)
     assert worst_error(tree, tree.flows(435, spread=2.0), tcp) < 1e-6
+
+
+@pytest.mark.parametrize(("shared", "seed"), [(False, 4), (True, 5), (None, 6)], ids=["full", "shared", "mixed"])
+def test_plain_fairness_where_nothing_has_latency(shared, seed):
+    tree = Tree(seed, 30, shared, latencies=(0.0,))
+    flows = tree.flows(435, spread=2.0)
+    got = simulate_flows(tree.spec(), [tuple(flow) for flow in flows], tcp="none")
+    assert got == pytest.approx(tree.simgrid(flows, options(NO_TCP)), rel=1e-6)
+
+
+@pytest.mark.parametrize("tcp", [NO_TCP, LV08], ids=["factors 1", "lv08"])
+def test_routes_with_latency_beside_routes_without(tcp):
+    tree = Tree(5, 12, None, latencies=(0.0, 1e-4))
+    assert worst_error(tree, tree.flows(60, spread=1.0), tcp) < 1e-6
+
+
+def test_presets_are_the_models_of_those_names():
+    tree = Tree(8, 10, None)
+    flows = tree.flows(40, spread=1.0)
+    for preset, model in (("lv08", "LV08"), ("cm02", "CM02")):
+        got = simulate_flows(tree.spec(), [tuple(flow) for flow in flows], tcp=preset)
+        assert got == pytest.approx(tree.simgrid(flows, [f"network/model:{model}", *PRECISION]), rel=1e-6)

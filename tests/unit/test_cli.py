@@ -239,7 +239,13 @@ def test_server_takes_the_classic_flags(call: Any, runs: list[Any], tmp_path: Pa
     assert (scenario.global_rows, scenario.epochs) == (128, 10)
     assert scenario.model.parameters == {"hidden": (128, 128), "activation": "tanh"}
     assert scenario.optimizer.parameters["learning_rate"] == 0.05
-    expected = {"algorithm": "broadcast", "redundancy": 1, "assignment": "subsets"}
+    expected = {
+        "algorithm": "broadcast",
+        "redundancy": 1,
+        "assignment": "subsets",
+        "group_size": None,
+        "segments": None,
+    }
     assert (scenario.strategy.kind, scenario.strategy.parameters) == ("all_reduce", expected)
     assert (scenario.real.processes, scenario.real.port) == ("manual", 55555)
     assert scenario.data.kind == "digits"

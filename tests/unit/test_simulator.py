@@ -180,3 +180,15 @@ def test_a_run_never_overwrites(tmp_path):
     psgdsim.run(QUADRATIC, out=tmp_path)
     with pytest.raises(PsgdsimError, match="never overwrites"):
         psgdsim.run(QUADRATIC, out=tmp_path)
+
+
+def test_codec_time_is_charged_apart_from_gradients_and_transfers():
+    changes = {"strategy": {"kind": "all_reduce", "algorithm": "broadcast"}, "codec": {"kind": "cast"}, "max_steps": 1}
+    free = Simulation(build(from_dict({**QUADRATIC, **changes}))).run()
+    paid = Simulation(build(from_dict({**QUADRATIC, **changes, "codec_rate": "1 kB/s"}))).run()
+    for a, b in zip(free.reports, paid.reports, strict=True):
+        assert a.seconds["encode"] == 0
+        # One encode and four decodes of 4 float32 values at 1 kB/s.
+        assert b.seconds["encode"] >= 5 * 16e-3
+        assert b.seconds["compute"] == pytest.approx(a.seconds["compute"], rel=1e-9)
+    assert paid.time > free.time

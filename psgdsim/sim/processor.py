@@ -1,0 +1,78 @@
+"""A rank's processor: one computation after the other, at a speed that may change meanwhile."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import simpy
+
+
+class Processor:
+    """Run computations in the order in which they come.
+
+    Args:
+        env: the clock.
+    """
+
+    def __init__(self, env: simpy.Environment) -> None:
+        self._env = env
+        self._queue: deque[tuple[Callable[[float], float], simpy.Event]] = deque()
+        self._factor = 1.0
+        self._left = self._since = 0.0
+        self._timer: simpy.Event | None = None
+        self._done: simpy.Event | None = None
+
+    def run(self, seconds: Callable[[float], float]) -> simpy.Event | None:
+        """Compute for a while.
+
+        Args:
+            seconds: when the computation begins [s] -> how long it takes at full speed [s].
+
+        Returns:
+            An event that fires when it has ended; None if it has ended already, for it takes no time.
+        """
+        done = self._env.event()
+        if self._done is not None:
+            self._queue.append((seconds, done))
+            return done
+        return done if self._begin(seconds, done) else None
+
+    def _begin(self, seconds: Callable[[float], float], done: simpy.Event) -> bool:
+        """Begin a computation; return False if it takes no time."""
+        now = float(self._env.now)
+        self._left, self._since = seconds(now), now
+        if self._left == 0:
+            return False
+        self._done = done
+        self._set_timer()
+        return True
+
+    def _set_timer(self) -> None:
+        self._timer = self._env.timeout(self._left * self._factor)
+        self._timer.callbacks.append(self._end)
+
+    def _end(self, timer: simpy.Event) -> None:
+        if timer is not self._timer or self._done is None:
+            return
+        self._done.succeed()
+        self._done = self._timer = None
+        while self._queue and self._done is None:
+            seconds, done = self._queue.popleft()
+            if not self._begin(seconds, done):
+                done.succeed()
+
+    def slow_down(self, factor: float) -> None:
+        """Take so many times longer from now on, for what is under way, too; 1 is full speed."""
+        if self._done is not None:
+            now = float(self._env.now)
+            self._left = max(0.0, self._left - (now - self._since) / self._factor)
+            self._since = now
+        self._factor = factor
+        if self._done is not None:
+            self._set_timer()
+
+    def stop(self) -> None:
+        """Drop all computations; none of their events fires."""
+        self._queue.clear()
+        self._done = self._timer = None
