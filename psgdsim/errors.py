@@ -11,7 +11,11 @@ from __future__ import annotations
 
 import difflib
 import math
+import traceback
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parent)
 
 
 class PsgdsimError(Exception):
@@ -172,3 +176,19 @@ def shown(value: object) -> str:
         return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:50]}... ({len(str(value))} characters)"
+
+
+def place(error: BaseException) -> str:
+    """Return where an unforeseen error was raised, as ` (file:line)`: in the user's code if it passed through any.
+
+    Args:
+        error: with its traceback.
+
+    Returns:
+        The innermost place outside this package and the libraries it uses, or else the innermost of all; empty if
+        there is no traceback.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    libraries = (_PACKAGE, "<", str(Path(traceback.__file__).parent))
+    own = [f for f in frames if not f.filename.startswith(libraries) and "site-packages" not in f.filename]
+    return "".join(f" ({frame.filename}:{frame.lineno})" for frame in (own or frames)[-1:])

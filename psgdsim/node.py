@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Coroutine, Hashable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
+
+from psgdsim.errors import StrategyError
 
 ANY: Final = None
 """Receive from whichever rank comes first."""
@@ -48,10 +50,16 @@ class Message:
 
 
 class Job(Protocol):
-    """A program part started with `Node.spawn`."""
+    """A program part started with `Node.spawn`; it ends with its program at the latest.
+
+    An error of a job that nobody waits for at that moment ends the run.
+    """
 
     def cancel(self) -> None:
-        """Stop it at the place where it waits; nothing happens if it has ended."""
+        """Stop it at the place where it waits; nothing happens if it has ended.
+
+        Its `finally` blocks run, but must not rely on what they await there: a driver may cut that short, too.
+        """
 
     async def wait(self) -> Any:
         """Return its result, or raise its error; `None` if it was cancelled."""
@@ -87,6 +95,10 @@ class Node(ABC):
     async def send(self, dst: int, payload: Any, *, tag: str) -> None:
         """Send a payload to one rank; returns when the network has taken all of it.
 
+        What is sent to one rank arrives there in the order of the calls, also of calls that are under way at the same
+        time; so do multicasts among themselves, but a multicast and a `send` may overtake each other. The payload is
+        what it is at the call: its containers may be changed as soon as the call has begun to wait.
+
         Args:
             dst: the receiver's rank, not this one.
             payload: a pytree (dicts, lists, tuples, None) of values, ints, floats, bools and short strings.
@@ -98,7 +110,10 @@ class Node(ABC):
 
     @abstractmethod
     async def multicast(self, dsts: Sequence[int], payload: Any, *, tag: str) -> None:
-        """Send one payload to several ranks; the topology says what that costs (`native`, `relay` or `unicast`)."""
+        """Send one payload to several ranks; the topology says what that costs (`native`, `relay` or `unicast`).
+
+        To no ranks at all, nothing is sent.
+        """
 
     @abstractmethod
     async def recv(self, src: int | None = ANY, *, tag: str, timeout: float | None = None) -> Message:
@@ -141,6 +156,9 @@ class Node(ABC):
 
         Returns:
             True to go on; False, at the same step on every rank, to end.
+
+        Raises:
+            StrategyError: (ends the run) ranks meet after different steps, or when another's program has ended.
         """
 
 
@@ -157,6 +175,41 @@ class Waiter:
         return f"recv(tag={self.tag!r}) from {source}"
 
 
+def snapshot(payload: Any) -> Any:
+    """Return a payload in containers of its own; the leaves are the same.
+
+    Args:
+        payload: a tree of dicts, lists and tuples.
+
+    Example:
+        >>> tree = {"a": [1]}
+        >>> copy = snapshot(tree)
+        >>> tree["a"].append(2)
+        >>> copy
+        {'a': [1]}
+    """
+    kind = type(payload)
+    if kind is dict:
+        return {key: snapshot(child) for key, child in payload.items()}
+    return kind(map(snapshot, payload)) if kind in (list, tuple) else payload
+
+
+def check_together(arrived: Mapping[int, int], ended: Collection[int] = ()) -> None:
+    """Raise unless all ranks have met at the end of the same step.
+
+    Args:
+        arrived: the step that each rank at the barrier has ended.
+        ended: the ranks whose programs have ended.
+
+    Raises:
+        StrategyError: the steps differ, or somebody will never come.
+    """
+    if ended or len(set(arrived.values())) > 1:
+        places = [f"rank {rank} at the end of step {step}" for rank, step in sorted(arrived.items())]
+        places += [f"rank {rank} has ended" for rank in sorted(ended)]
+        raise StrategyError(f"the ranks do not end the same steps: {', '.join(places)}")
+
+
 class Mailbox:
     """Match messages with receives: one rule for both drivers.
 
@@ -166,6 +219,7 @@ class Mailbox:
     def __init__(self) -> None:
         self._messages: dict[Hashable, deque[tuple[int, Message]]] = {}
         self._waiters: list[Waiter] = []
+        self._handed: dict[Waiter, tuple[int, Message]] = {}
         self._arrivals = 0
 
     @property
@@ -181,13 +235,32 @@ class Mailbox:
 
     def put(self, message: Message) -> None:
         """Deliver a message: wake the oldest receive that fits it, or keep it."""
+        self._arrivals += 1
+        if not self._hand(self._arrivals, message):
+            self._messages.setdefault((message.src, message.tag), deque()).append((self._arrivals, message))
+
+    def put_back(self, message: Message) -> None:
+        """Take back what a receive was woken with but never took, before `cancel` forgets that receive.
+
+        It is as old as it was: it goes to another receive, or before all that came after it.
+        """
+        numbers = (number for number, handed in self._handed.values() if handed is message)
+        number = next(numbers, 0)
+        if self._hand(number, message):
+            return
+        queue = self._messages.setdefault((message.src, message.tag), deque())
+        place = sum(1 for other, _ in queue if other < number)
+        queue.insert(place, (number, message))
+
+    def _hand(self, number: int, message: Message) -> bool:
+        """Wake the oldest receive that fits a message; return False if there is none."""
         for waiter in self._waiters:
             if waiter.tag == message.tag and waiter.src in (ANY, message.src):
                 self._waiters.remove(waiter)
+                self._handed[waiter] = number, message
                 waiter.wake(message)
-                return
-        self._arrivals += 1
-        self._messages.setdefault((message.src, message.tag), deque()).append((self._arrivals, message))
+                return True
+        return False
 
     def take(self, src: int | None, tag: str) -> Message | None:
         """Take the oldest kept message that fits, or None."""
@@ -206,6 +279,7 @@ class Mailbox:
         self._waiters.append(waiter)
 
     def cancel(self, waiter: Waiter) -> None:
-        """Forget a pending receive; it must never swallow a later message."""
+        """Forget a receive, pending or woken, when it ends; it must never swallow a later message."""
+        self._handed.pop(waiter, None)
         if waiter in self._waiters:
             self._waiters.remove(waiter)

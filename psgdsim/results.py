@@ -238,9 +238,15 @@ def versions() -> dict[str, str]:
 
 
 def write_outcome(folder: Path, summary: dict[str, Any], outcome: Outcome, log: Sequence[str]) -> None:
-    """Write everything but `scenario.yaml`; `summary.json` comes last, so a folder that has it is complete."""
+    """Write everything but `scenario.yaml`.
+
+    `summary.json` is there first, as that of a failed run, and says how the run ended only when all the rest is
+    written: a disk that fills up leaves a folder that says so.
+    """
     import numpy as np
 
+    incomplete = {"type": "OSError", "message": "the files of this run could not all be written"}
+    _write_summary(folder, {**summary, "status": "failed", "error": incomplete})
     rows = sorted(
         (row for report in outcome.reports for row in report.rows), key=lambda row: (row["step"], row["rank"])
     )
@@ -252,6 +258,10 @@ def write_outcome(folder: Path, summary: dict[str, Any], outcome: Outcome, log: 
         named = dict(_named_params(outcome.models))
         write_whole(folder / "params.npz", lambda file: np.savez(file, **named))
     write_text(folder / "log.txt", "".join(f"{line}\n" for line in log))
+    _write_summary(folder, summary)
+
+
+def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
     write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False, default=str) + "\n")
 
 

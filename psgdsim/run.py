@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +26,7 @@ def run(
     *,
     mode: Mode = "sim",
     out: str | os.PathLike[str] | None = None,
-    overrides: Sequence[str] = (),
+    overrides: str | Sequence[str] = (),
     seed: int | None = None,
     progress: Progress | None = None,
     announce: Callable[[str], None] | None = None,
@@ -37,7 +38,7 @@ def run(
         source: a scenario, the path of a scenario file, or a mapping with a file's content.
         mode: `sim`, in virtual time; `real`, as processes over TCP.
         out: the run folder; must not hold a run already. By default `runs/NAME-MODE-TIMESTAMP`.
-        overrides: changes such as `"strategy.redundancy=3"`, applied before validation.
+        overrides: a change such as `"strategy.redundancy=3"`, or several, applied before validation.
         seed: replaces the scenario's seed.
         progress: told after every step of rank 0.
         announce: takes what the user should know at once, such as where workers started by hand are awaited.
@@ -62,7 +63,8 @@ def run(
     """
     if mode not in ("sim", "real"):
         raise PsgdsimError(f"mode: expected 'sim' or 'real'; got {mode!r}")
-    changes = [*overrides, *([] if seed is None else [f"seed={seed}"])]
+    given = [overrides] if isinstance(overrides, str) else overrides
+    changes = [*given, *([] if seed is None else [f"seed={seed}"])]
     resolved = _read(source, changes)
     if mode == "real":
         _refuse_what_is_only_simulated(resolved)
@@ -71,7 +73,7 @@ def run(
     use_cache_on_disk()
     experiment = build(resolved, clock=time.perf_counter)
     _make(folder)
-    results.write_text(folder / "scenario.yaml", scenario.dump(experiment.scenario))
+    _save(folder, lambda: results.write_text(folder / "scenario.yaml", scenario.dump(experiment.scenario)))
     log: list[str] = []
 
     def say(line: str) -> None:
@@ -79,11 +81,17 @@ def run(
         if announce is not None:
             announce(line)
 
-    outcome = _drive(experiment, mode, progress, log.append, say)
+    try:
+        outcome = _drive(experiment, mode, progress, log.append, say)
+    except ScenarioError:  # nothing was started
+        (folder / "scenario.yaml").unlink()
+        folder.rmdir()
+        raise
     if outcome.error is None:
-        outcome.error = _disagreement(experiment, outcome)
+        outcome.error = _disagreement(experiment, outcome) or _early_end(experiment, outcome)
     summary = results.summarize(experiment, mode, outcome, time.perf_counter() - started)
-    results.write_outcome(folder, summary, outcome, [*log, *_eval_lines(outcome)])
+    lines = [*log, *_eval_lines(outcome), *_traceback(outcome.error)]
+    _save(folder, lambda: results.write_outcome(folder, summary, outcome, lines))
     if check and outcome.error is not None:
         outcome.error.add_note(f"what the run had is in {folder}")
         raise outcome.error
@@ -126,6 +134,13 @@ def _make(folder: Path) -> None:
         raise PsgdsimError(f"{folder}: cannot be the run folder: {error.strerror}") from None
 
 
+def _save(folder: Path, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise PsgdsimError(f"{folder}: what the run had cannot be written: {error.strerror}") from None
+
+
 def _drive(
     experiment: Experiment,
     mode: Mode,
@@ -153,6 +168,27 @@ def _disagreement(experiment: Experiment, outcome: Outcome) -> StrategyError | N
         f"rank {odd[0]} ends with other parameters than rank 0 (sha256 {digests[odd[0]][:12]}... against "
         f"{digests[0][:12]}...), which this strategy rules out; the machines' arithmetic differs"
     )
+
+
+def _early_end(experiment: Experiment, outcome: Outcome) -> StrategyError | None:
+    """Return an error if the programs ended although no stop rule says so."""
+    schedule = experiment.task.schedule
+    steps = max((row["step"] for report in outcome.reports for row in report.rows), default=0)
+    if steps and (schedule.target_accuracy is not None or schedule.max_time is not None):
+        return None
+    if steps >= schedule.last_step:
+        return None
+    return StrategyError(
+        f"the strategy's programs ended after step {steps} of {schedule.last_step:g}; a program ends every step with "
+        "node.checkpoint and goes on until that says no"
+    )
+
+
+def _traceback(error: Exception | None) -> list[str]:
+    """Return the lines that say where an unforeseen error came from."""
+    if error is None or error.__cause__ is None:
+        return []
+    return "".join(traceback.format_exception(error.__cause__)).splitlines()
 
 
 def _eval_lines(outcome: Outcome) -> list[str]:

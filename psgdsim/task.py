@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from psgdsim import rng
+from psgdsim import rng, trees
 from psgdsim.codecs.base import Codec
 from psgdsim.compilation import lazy_jit
 from psgdsim.data.base import Dataset, Partition
 from psgdsim.data.order import SampleOrder, split_rows
+from psgdsim.errors import CodecError
 from psgdsim.models.base import Model
 from psgdsim.node import Kernel
 from psgdsim.optimizers import Optimizer
@@ -208,7 +209,18 @@ class Task:
     @cached_property
     def decode(self) -> Kernel:
         """`(payload, state, like) -> (update, state)`."""
-        return Kernel("decode", lazy_jit(self.codec.decode), "codec")
+
+        @lazy_jit
+        def decode(payload: Any, state: Any, like: Any) -> tuple[Any, Any]:
+            update, after = self.codec.decode(payload, state, like)
+            got, expected = trees.shapes(update), trees.shapes(like)
+            if got != expected:
+                raise CodecError(
+                    f"the codec decodes to {got}; expected the shapes and dtypes of the update, {expected}"
+                )
+            return update, after
+
+        return Kernel("decode", decode, "codec")
 
     @cached_property
     def weighted_sum(self) -> Kernel:

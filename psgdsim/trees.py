@@ -31,6 +31,11 @@ def _part(entry: Any) -> str:
     return str(entry)
 
 
+def shapes(tree: Any) -> dict[str, str]:
+    """Return the dtype and shape of every leaf by name, such as `{"bias": "float32[10]"}`."""
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in named_leaves(tree)}
+
+
 def digest(tree: Any) -> str:
     """Return the sha256 over names, shapes, dtypes and raw bits of all leaves.
 

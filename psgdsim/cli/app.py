@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +23,17 @@ app = typer.Typer(
 )
 app.add_typer(show.app, name="show")
 
+CANNOT_WRITE = 74
+"""The exit code for output that cannot be written (EX_IOERR of sysexits.h)."""
+
 Mode = Literal["sim", "real"]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Scenario files (YAML).")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A scenario file (YAML).")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change the scenario, such as strategy.period=8; repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change the scenario, such as optimizer.learning_rate=0.1; repeatable."
+    ),
 ]
 Plugins = Annotated[
     list[str] | None,
@@ -43,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: what follows the command's name; by default those of this process.
     """
+    # Until a run takes the signal over there is nothing to save: Ctrl-C ends the process at once, and an exception that
+    # some library's callback would swallow is never made of it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     given = list(sys.argv[1:] if arguments is None else arguments)
     is_debugging = "--debug" in given
     try:
@@ -52,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         output.print_error(error)
         sys.exit(error.exit_code)
+    except OSError as error:  # what is left is standard output: a full disk, a pipe that nobody reads
+        output.give_up_stdout(error)
+        sys.exit(CANNOT_WRITE)
 
 
 def _print_version(is_wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -206,7 +218,6 @@ def server(
         data=data,
         host=ip,
     )
-    typer.echo(f"start {node_count} clients: psgdsim client --ip {ip} --port {working_ports}", err=True)
     _run(scenario, "real", out=out, overrides=[], seed=None, is_json=as_json)
 
 

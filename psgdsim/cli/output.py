@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterable, Mapping
@@ -90,6 +91,15 @@ def print_check(check: Check) -> None:
 
 def _number(value: Any, form: str) -> str | None:
     return None if value is None else format(value, form)
+
+
+def give_up_stdout(error: OSError) -> None:
+    """Say that standard output cannot be written, and forget what is left to write."""
+    if not isinstance(error, BrokenPipeError):
+        typer.echo(f"cannot write: {error.strerror}", err=True)
+    with contextlib.suppress(OSError):
+        sys.stdout.close()
+    sys.stdout = None  # type: ignore[assignment]
 
 
 def print_error(error: Exception) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, Literal
 
 Buffer = bytes | bytearray | memoryview
+
+Parts = Iterable[Buffer] | asyncio.Future[list[Buffer]]
+"""What to write, or the promise of it."""
 
 Account = Literal["data", "rehearsal", "control"]
 """What sent bytes are counted as: a program's messages, those of its rehearsal, or anything else."""
@@ -37,6 +40,35 @@ def coalesce(parts: Iterable[Buffer]) -> Iterator[Buffer]:
             small += part
     if small:
         yield small
+
+
+class Write:
+    """Something that has its place in a connection's queue.
+
+    Args:
+        run: writes it when it is its turn.
+
+    Attributes:
+        task: carries that out.
+        has_begun: whether it was its turn.
+    """
+
+    def __init__(self, run: Callable[[Write], Coroutine[Any, Any, None]]) -> None:
+        self.has_begun = False
+        self.task = asyncio.create_task(run(self))
+
+    async def wait(self) -> None:
+        """Wait until the network has taken it; if cancelled before it has begun, it never will.
+
+        Raises:
+            ConnectionEnded: the connection ended.
+        """
+        try:
+            await asyncio.shield(self.task)
+        except asyncio.CancelledError:
+            if not self.has_begun:
+                self.task.cancel()
+            raise
 
 
 class Connection:
@@ -93,36 +125,49 @@ class Connection:
                 await asyncio.sleep(0)
         return data
 
-    async def write(self, parts: Iterable[Buffer], account: Account) -> None:
+    async def write(self, parts: Parts, account: Account) -> None:
         """Write all parts, one caller after the other; what has begun goes on even if its caller is cancelled.
 
         Raises:
             ConnectionEnded: the connection ended.
         """
-        await self._lock.acquire()
-        task = asyncio.create_task(self._write(parts, account))
-        self._writes.add(task)
-        task.add_done_callback(self._end_write)
-        await asyncio.shield(task)
+        await self.start_write(parts, account).wait()
 
-    async def _write(self, parts: Iterable[Buffer], account: Account) -> None:
-        if self._is_closed:
-            raise ConnectionEnded("its connection ended")
-        for part in coalesce(parts):
-            try:
-                await self._loop.sock_sendall(self._sock, part)
-            except OSError as error:
-                raise ConnectionEnded(error.strerror or str(error)) from None
-            self.sent[account] += len(part)
+    def start_write(self, parts: Parts, account: Account) -> Write:
+        """Queue all parts behind what was queued before; the place is taken when this returns.
+
+        Args:
+            parts: what to write; a future keeps the place of what is still being made.
+            account: what to count it as.
+        """
+        write = Write(lambda write: self._write(parts, account, write))
+        self._writes.add(write.task)
+        write.task.add_done_callback(self._end_write)
+        return write
+
+    async def _write(self, parts: Parts, account: Account, write: Write) -> None:
+        async with self._lock:  # tasks begin, and so come here, in the order in which they were made
+            if isinstance(parts, asyncio.Future):
+                ready: Iterable[Buffer] = await asyncio.shield(parts)  # it may be for several connections
+            else:
+                ready = parts
+            if self._is_closed:
+                raise ConnectionEnded("its connection ended")
+            write.has_begun = True
+            for part in coalesce(ready):
+                try:
+                    await self._loop.sock_sendall(self._sock, part)
+                except OSError as error:
+                    raise ConnectionEnded(error.strerror or str(error)) from None
+                self.sent[account] += len(part)
 
     def _end_write(self, task: asyncio.Task[None]) -> None:
         self._writes.discard(task)
-        self._lock.release()
         if not task.cancelled():
             task.exception()  # whoever waited has it; a cancelled caller does not want it
 
     async def flush(self) -> None:
-        """Wait until what has begun to be written is with the operating system."""
+        """Wait until what is queued is with the operating system."""
         if self._writes:
             await asyncio.wait(self._writes)
 

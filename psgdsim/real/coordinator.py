@@ -6,18 +6,17 @@ import asyncio
 import contextlib
 import os
 import secrets
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from psgdsim.errors import PsgdsimError, ScenarioError, StrategyError
 from psgdsim.real import control, launch
 from psgdsim.real.crew import Crew, Log
-from psgdsim.real.seats import Event, Said, Seat, Signalled
+from psgdsim.real.seats import Said, Seat, Signalled
+from psgdsim.real.signals import signals_to
 from psgdsim.real.stall import StallDetector
 from psgdsim.real.transport import is_loopback
 from psgdsim.scenario.experiment import Experiment
@@ -64,11 +63,9 @@ def run_real(
     default = [*program, "worker", "--connect"], [*program, "relay", "--connect"]
     token = _choose_token(experiment)
 
-    async def run() -> Outcome:
-        conductor = Conductor(experiment, scenario_text, token=token, log=log, progress=progress)
-        return await conductor.run(commands or default, announce or log, max_frame)
-
-    return _run_in_a_loop(run)
+    conductor = Conductor(experiment, scenario_text, token=token, log=log, progress=progress)
+    with signals_to(conductor.interrupt):
+        return _run_in_a_loop(lambda: conductor.run(commands or default, announce or log, max_frame))
 
 
 def _choose_token(experiment: Experiment) -> str:
@@ -120,24 +117,34 @@ class Conductor:
         self._copied: dict[int, int] | None = None
         self._evals: list[dict[str, Any]] = []
         self._time = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def interrupt(self, signum: int) -> None:
+        """Let a signal end the run; may be called from any thread, at any time."""
+        event = Signalled(signum)
+        if self._loop is None:
+            self._crew.events.put_nowait(event)
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the run has ended
+            self._loop.call_soon_threadsafe(self._crew.events.put_nowait, event)
 
     async def run(self, commands: Commands, announce: Log, max_frame: int) -> Outcome:
         """Run to the end, or to the first failure; no process outlives it."""
         error: PsgdsimError | None = None
         patience = 0.0
-        with _signals_to(self._crew.events):
-            try:
-                await self._crew.assemble(commands, announce)
-                await self._welcome(max_frame)
-                await self._crew.await_all(control.Ready)
-                await self._train()
-                await self._collect()
-                patience = launch.STOP_TIMEOUT
-            except PsgdsimError as failure:
-                error = failure
-                await self._collect_partial()
-            finally:
-                await self._crew.end(patience=patience)
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self._crew.assemble(commands, announce)
+            await self._welcome(max_frame)
+            await self._crew.await_all(control.Ready)
+            await self._train()
+            await self._collect()
+            patience = launch.STOP_TIMEOUT
+        except PsgdsimError as failure:
+            error = failure
+            await self._collect_partial()
+        finally:
+            await self._crew.end(patience=patience)
         return self._outcome(error)
 
     def _note_heartbeat(self, seat: Seat) -> None:
@@ -152,8 +159,7 @@ class Conductor:
         if deadlock is not None:
             raise deadlock
         if seat is workers.get(0) and at.step and self._progress is not None:
-            nbytes = sum(worker.progress.nbytes for worker in workers.values())
-            self._progress(at.time, at.step, self._schedule.last_step, at.loss, nbytes)
+            self._progress(at.time, at.step, self._schedule.last_step, at.loss, at.nbytes)
 
     async def _welcome(self, max_frame: int) -> None:
         """Tell everybody who is who and what to run; they connect to each other and rehearse."""
@@ -272,23 +278,3 @@ def _check_together(arrived: dict[int, control.Barrier], finished: dict[int, flo
         places = [f"rank {rank} at the end of step {barrier.step}" for rank, barrier in sorted(arrived.items())]
         places += [f"rank {rank} has ended" for rank in sorted(finished)]
         raise StrategyError(f"the ranks do not end the same steps: {', '.join(places)}")
-
-
-@contextlib.contextmanager
-def _signals_to(events: asyncio.Queue[Event]) -> Iterator[None]:
-    """Turn Ctrl-C and the like into events while a run lasts, if this is the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    previous = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    if previous[signal.SIGHUP] is signal.SIG_IGN:  # started with nohup
-        del previous[signal.SIGHUP]
-    for signum in previous:
-        loop.add_signal_handler(signum, events.put_nowait, Signalled(signum))
-    try:
-        yield
-    finally:
-        for signum, handler in previous.items():
-            loop.remove_signal_handler(signum)
-            signal.signal(signum, handler)

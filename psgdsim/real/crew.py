@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -91,20 +92,23 @@ class Crew:
         if self._has_relay:
             await self._start(_RELAY, [*relay, address])
         if not self._is_local:
-            where = format_address(host, self._listener.port)
-            announce(f"waiting for {self._world_size} workers: psgdsim worker --connect {where}")
-        while len(self.workers) < self._world_size or (self._has_relay and self.relay is None):
+            announce(_invitation(self._world_size, host, self._listener.port))
+        while not self._is_complete or not self.events.empty():
             event = await self.events.get()
-            if not self._is_early_leave(event):
+            if isinstance(event, Left) and not self._is_local and event.seat is not self.relay:
+                await self._free(event)
+            else:
                 await self._check(event)
 
-    def _is_early_leave(self, event: Event) -> bool:
-        """Whether a worker started by hand has left again; its place is free for another."""
-        if not isinstance(event, Left) or self._is_local or event.seat is self.relay:
-            return False
-        del self.workers[event.seat.rank]
-        self._log(f"{event.seat.name} left before the start: {event.cause}")
-        return True
+    @property
+    def _is_complete(self) -> bool:
+        return len(self.workers) == self._world_size and (self.relay is not None or not self._has_relay)
+
+    async def _free(self, left: Left) -> None:
+        """Free the place of a worker started by hand that has left before the start."""
+        del self.workers[left.seat.rank]
+        self._log(f"{left.seat.name} left before the start: {left.cause}")
+        await left.seat.channel.close()
 
     async def _start(self, name: str, command: Sequence[str]) -> None:
         def on_exit(child: Child) -> None:
@@ -213,6 +217,13 @@ class Crew:
         await cancel(*self._listening)
         for seat in self.seats:
             await seat.channel.close()
+
+
+def _invitation(world_size: int, host: str, port: int) -> str:
+    """Return how to join; where all addresses are open, by this machine's name."""
+    host = socket.gethostname() if host in _ALL_INTERFACES else host
+    as_client = f"psgdsim client --ip {host} --port {port}"
+    return f"waiting for {world_size} workers: {as_client}, or psgdsim worker --connect {format_address(host, port)}"
 
 
 def _weight(event: Event) -> int:

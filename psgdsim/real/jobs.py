@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from psgdsim.real.connection import cancel
@@ -31,11 +31,17 @@ async def gather(coroutines: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
 
 
 class SpawnedJob:
-    """A coroutine that a program spawned (see `node.Job`)."""
+    """A coroutine that a program spawned (see `node.Job`).
 
-    def __init__(self, task: asyncio.Task[Any]) -> None:
-        self._task = task
-        self.has_waiter = False
+    Args:
+        task: what runs it.
+        on_unheard: told of its error if nobody waits for it.
+    """
+
+    def __init__(self, task: asyncio.Task[Any], on_unheard: Callable[[BaseException], None]) -> None:
+        self._task, self._on_unheard = task, on_unheard
+        self._num_waiters = 0
+        task.add_done_callback(self._tell_if_unheard)
 
     def cancel(self) -> None:
         """Stop it where it waits; nothing happens if it has ended."""
@@ -43,9 +49,21 @@ class SpawnedJob:
 
     async def wait(self) -> Any:
         """Return its result, or raise its error; None if it was cancelled."""
-        self.has_waiter = True
-        await asyncio.wait({self._task})
+        self._num_waiters += 1
+        try:
+            await asyncio.wait({self._task})
+        except asyncio.CancelledError:
+            self._num_waiters -= 1
+            self._tell_if_unheard(self._task)  # it may have failed at this very moment
+            raise
         return None if self._task.cancelled() else self._task.result()
+
+    def _tell_if_unheard(self, task: asyncio.Task[Any]) -> None:
+        if not task.done() or task.cancelled() or self._num_waiters:
+            return
+        error = task.exception()
+        if error is not None:
+            self._on_unheard(error)
 
 
 class Jobs:
@@ -58,18 +76,13 @@ class Jobs:
     def start(self, coroutine: Coroutine[Any, Any, Any]) -> SpawnedJob:
         """Start a job."""
         task = asyncio.create_task(coroutine)
-        job = SpawnedJob(task)
         self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return SpawnedJob(task, self._fail)
 
-        def on_end(_: asyncio.Task[Any]) -> None:
-            self._tasks.discard(task)
-            error = None if task.cancelled() else task.exception()
-            if error is None or job.has_waiter or self._crash is None or self._crash.done():
-                return
+    def _fail(self, error: BaseException) -> None:
+        if self._crash is not None and not self._crash.done():
             self._crash.set_exception(error)
-
-        task.add_done_callback(on_end)
-        return job
 
     async def run(self, program: Coroutine[Any, Any, None]) -> None:
         """Run a program to its end, or to the first error that nobody waits for; its jobs end with it."""

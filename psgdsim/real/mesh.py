@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
 
 from psgdsim import wire
 from psgdsim.errors import ProtocolError
-from psgdsim.real.connection import Account, Buffer, Connection, ConnectionEnded, cancel
+from psgdsim.real.connection import Account, Connection, ConnectionEnded, Parts, Write, cancel
 from psgdsim.real.control import Address
 from psgdsim.real.handshake import Claim, Role
 from psgdsim.real.transport import Listener, connect, format_address
@@ -19,6 +19,9 @@ REHEARSAL, TRAINING = 0, 1
 
 ACCOUNTS: tuple[Account, Account] = ("rehearsal", "data")
 """What the frames of each phase are counted as."""
+
+MAX_GROUPS: Final = 1024
+"""Multicast groups of one rank that the relay knows at the same time."""
 
 _IN_THREAD_NBYTES = 2**20
 """Larger frames are checked in a thread, so that the loop stays free."""
@@ -63,7 +66,7 @@ class Mesh:
         self._max_frame = max_frame
         self._peers: dict[int, Connection] = {}
         self._relay: Connection | None = None
-        self._groups: dict[tuple[int, ...], tuple[int, asyncio.Task[None]]] = {}
+        self._groups: dict[tuple[int, ...], int] = {}
         self._receivers: dict[int, Receiver] = {}
         self._readers: list[asyncio.Task[None]] = []
         self._is_reading = asyncio.Event()
@@ -120,7 +123,7 @@ class Mesh:
         self._is_reading.set()
 
     def attach(self, phase: int, receiver: Receiver | None) -> None:
-        """Give the frames of a phase to a receiver; None drops them."""
+        """Give the frames of a phase to a receiver; None drops them, and those that are half here as well."""
         if receiver is None:
             self._receivers.pop(phase, None)
         else:
@@ -133,34 +136,42 @@ class Mesh:
     def _connections(self) -> list[Connection]:
         return [*self._peers.values(), *([self._relay] if self._relay is not None else [])]
 
-    async def send(self, dst: int, frame: Iterable[Buffer], phase: int) -> None:
-        """Send a frame to one rank.
+    def send(self, dst: int, frame: Parts, phase: int) -> Write:
+        """Queue a frame for one rank, behind all that was queued for it before.
 
         Raises:
             ConnectionEnded: that rank is gone.
         """
         if dst in self.lost:
             raise ConnectionEnded(self.lost[dst])
-        await self._peers[dst].write(frame, ACCOUNTS[phase])
+        return self._peers[dst].start_write(frame, ACCOUNTS[phase])
 
-    async def group(self, dsts: Sequence[int]) -> int:
-        """Return the number of a multicast group, which the relay is told before its first use."""
+    def group(self, dsts: Sequence[int]) -> int:
+        """Return the number of a multicast group; the relay is told before whatever is queued next.
+
+        When all numbers are taken, the group unused for longest loses its own: frames that are queued for it come
+        before the announcement.
+
+        Raises:
+            ConnectionEnded: there is no relay.
+        """
         key = tuple(dsts)
-        if key not in self._groups:
-            number = len(self._groups) + 1
+        number = self._groups.pop(key, 0)
+        if not number:
+            is_full = len(self._groups) == MAX_GROUPS
+            number = self._groups.pop(next(iter(self._groups))) if is_full else len(self._groups) + 1
             frame = wire.pack_parts(list(key), src=self.rank, group=number, kind=wire.GROUP)
-            self._groups[key] = number, asyncio.create_task(self._to_relay().write(frame, "control"))
-        number, announcement = self._groups[key]
-        await asyncio.shield(announcement)  # a cancelled caller must not take the announcement with it
+            self._to_relay().start_write(frame, "control")
+        self._groups[key] = number
         return number
 
-    async def send_group(self, frame: Iterable[Buffer], phase: int) -> None:
-        """Send a frame that names a group to the relay.
+    def send_group(self, frame: Parts, phase: int) -> Write:
+        """Queue a frame that names a group for the relay.
 
         Raises:
             ConnectionEnded: the relay is gone.
         """
-        await self._to_relay().write(frame, ACCOUNTS[phase])
+        return self._to_relay().start_write(frame, ACCOUNTS[phase])
 
     def _to_relay(self) -> Connection:
         if self._relay is None:
@@ -187,13 +198,13 @@ class Mesh:
         try:
             rest = await connection.read(header.rest_nbytes)
         finally:
-            if receiver is not None:
+            if receiver is not None and self._receivers.get(header.phase) is receiver:
                 receiver.end()
         if header.nbytes > _IN_THREAD_NBYTES:
             payload = await asyncio.to_thread(wire.unpack, header, rest)
         else:
             payload = wire.unpack(header, rest)
-        if receiver is not None:
+        if receiver is not None and self._receivers.get(header.phase) is receiver:
             receiver.deliver(header, payload)
 
     def _lose(self, peer: int | None, cause: str) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Executor
-from typing import Any
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 from psgdsim import wire
 from psgdsim.errors import PeerLost, ProgramError, RecvTimeout
 from psgdsim.node import ANY, Job, Kernel, Mailbox, Message, Node, Waiter
-from psgdsim.real.connection import Buffer, ConnectionEnded
+from psgdsim.real.connection import ConnectionEnded, Parts, Write
 from psgdsim.real.jobs import Jobs, gather
 from psgdsim.real.mesh import TRAINING, Mesh
 from psgdsim.task import Schedule
@@ -19,6 +20,22 @@ from psgdsim.trace import Activity, RankLog
 
 _IN_THREAD_NBYTES = 2**20
 """Larger payloads are packed in a thread, so that the loop stays free."""
+
+
+class _Frame(NamedTuple):
+    parts: Parts
+    tag: str
+    nbytes: int
+    payload_nbytes: int
+
+
+class _Sending(NamedTuple):
+    write: Write
+    frame: _Frame
+    dst: int
+    copies: int
+    start: float
+
 
 Meet = Callable[[int], Awaitable[bool]]
 """Meets the other ranks after a step; returns whether to go on."""
@@ -41,7 +58,6 @@ class RealNode(Node):
         mailbox: what came for it.
         models: the models of the last checkpoint.
         jobs: what the program spawned.
-        is_meeting: whether it waits for the others at the end of a step.
         messages_sent: so far, one per receiver.
         messages_received: so far.
     """
@@ -64,7 +80,7 @@ class RealNode(Node):
         self.jobs = Jobs()
         self._mesh, self._executor, self._multicast = mesh, executor, multicast
         self._schedule, self._meet, self._clock, self._phase = schedule, meet, clock, phase
-        self.is_meeting = False
+        self._is_meeting = False
         self.messages_sent = self.messages_received = 0
         self._alarms = 0
         self._arrivals: dict[int, float] = {}
@@ -77,9 +93,16 @@ class RealNode(Node):
         return self._clock()
 
     @property
+    def state(self) -> Literal["busy", "waiting", "meeting"]:
+        """Whether it can do nothing until a message comes (`waiting`) or the others are there, too (`meeting`)."""
+        if self._alarms or not self.log.is_only_waiting:
+            return "busy"
+        return "meeting" if self._is_meeting else "waiting"
+
+    @property
     def waits(self) -> list[str]:
-        """What this rank waits for, if it can do nothing until a message comes; otherwise nothing."""
-        return [] if self._alarms or not self.log.is_only_waiting else [str(waiter) for waiter in self.mailbox.waiters]
+        """The receives it waits for, if it can do nothing until a message comes; otherwise nothing."""
+        return [] if self.state == "busy" else [str(waiter) for waiter in self.mailbox.waiters]
 
     # --- kernels --------------------------------------------------------------------------------------------
 
@@ -101,67 +124,65 @@ class RealNode(Node):
 
     async def read(self, value: Any) -> Any:
         """Return the numbers behind a value."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, numbers, value)
+        self._alarms += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, numbers, value)
+        finally:
+            self._alarms -= 1
 
     # --- messages -------------------------------------------------------------------------------------------
 
     async def send(self, dst: int, payload: Any, *, tag: str) -> None:
         """Send one frame to one rank."""
         self._check_peer(dst)
-        await self._send_copy(dst, await self._pack(payload, tag), payload, tag)
+        await self._finish(self._begin(dst, self._pack(payload, tag)))
 
     async def multicast(self, dsts: Sequence[int], payload: Any, *, tag: str) -> None:
         """Send one frame per rank, or one to the relay, as the topology says."""
         for dst in dsts:
             self._check_peer(dst)
+        if len(set(dsts)) < len(dsts):
+            raise ProgramError(f"rank {self.rank} multicasts to {list(dsts)}; expected each rank at most once")
         if not dsts:
             return
         if self._multicast == "unicast":
-            frame = await self._pack(payload, tag)
-            await self.gather(*(self._send_copy(dst, frame, payload, tag) for dst in dsts))
-            return
+            frame = self._pack(payload, tag)
+            sendings = [self._begin(dst, frame) for dst in dsts]
+            await self.gather(*(self._finish(sending) for sending in sendings))
+        else:
+            frame = self._pack(payload, tag, self._mesh.group(dsts))
+            await self._finish(self._begin(dsts[0], frame, copies=len(dsts)))
+
+    def _pack(self, payload: Any, tag: str, group: int = 0) -> _Frame:
+        wire.check_tag(tag)
+        nbytes, payload_nbytes = wire.nbytes(payload), wire.tensor_nbytes(payload)
+        pack = partial(wire.pack_parts, payload, src=self.rank, tag=tag, group=group, phase=self._phase)
+        is_large = payload_nbytes > _IN_THREAD_NBYTES
+        parts: Parts = asyncio.get_running_loop().run_in_executor(None, pack) if is_large else pack()
+        return _Frame(parts, tag, nbytes, payload_nbytes)
+
+    def _begin(self, dst: int, frame: _Frame, *, copies: int = 0) -> _Sending:
+        """Take a frame's place among all that goes to `dst` (with copies: to the relay), even while it is packed."""
         try:
-            group = await self._mesh.group(dsts)
+            send = self._mesh.send_group if copies else partial(self._mesh.send, dst)
+            write = send(frame.parts, self._phase)
         except ConnectionEnded as error:
-            raise PeerLost(self.rank, dsts[0], str(error)) from None
-        frame = await self._pack(payload, tag, group)
-
-        def write() -> Awaitable[None]:
-            return self._mesh.send_group(frame, self._phase)
-
-        await self._send(frame, payload, tag=tag, dst=dsts[0], write=write, copies=len(dsts))
-
-    async def _send_copy(self, dst: int, frame: list[Buffer], payload: Any, tag: str) -> None:
-        def write() -> Awaitable[None]:
-            return self._mesh.send(dst, frame, self._phase)
-
-        await self._send(frame, payload, tag=tag, dst=dst, write=write)
-
-    async def _send(
-        self,
-        frame: list[Buffer],
-        payload: Any,
-        *,
-        tag: str,
-        dst: int,
-        write: Callable[[], Awaitable[None]],
-        copies: int = 0,
-    ) -> None:
-        start, nbytes = self._clock(), sum(map(len, frame))
-        self.log.count_sent(nbytes, wire.tensor_nbytes(payload), copies=copies)
+            raise PeerLost(self.rank, dst, str(error)) from None
+        self.log.count_sent(frame.nbytes, frame.payload_nbytes, copies=copies)
         self.messages_sent += copies or 1
+        return _Sending(write, frame, dst, copies, self._clock())
+
+    async def _finish(self, sending: _Sending) -> None:
+        write, frame, dst, copies, start = sending
         with self.log.during("transfer"):
             try:
-                await write()
+                await write.wait()
             except ConnectionEnded as error:
                 raise PeerLost(self.rank, dst, str(error)) from None
-        self.log.add_event("send", tag, start, peer=-1 if copies else dst, nbytes=nbytes)
-
-    async def _pack(self, payload: Any, tag: str, group: int = 0) -> list[Buffer]:
-        def pack() -> list[Buffer]:
-            return wire.pack_parts(payload, src=self.rank, tag=tag, group=group, phase=self._phase)
-
-        return await asyncio.to_thread(pack) if wire.tensor_nbytes(payload) > _IN_THREAD_NBYTES else pack()
+            except asyncio.CancelledError:
+                self.messages_sent -= 0 if write.has_begun else copies or 1
+                raise
+        self.log.add_event("send", frame.tag, start, peer=-1 if copies else dst, nbytes=frame.nbytes)
 
     def _check_peer(self, dst: int) -> None:
         if dst == self.rank or not 0 <= dst < self.world_size:
@@ -184,7 +205,7 @@ class RealNode(Node):
                 done, _ = await asyncio.wait({future}, timeout=timeout)
         except asyncio.CancelledError:
             if future.done() and future.exception() is None:  # it came at the same moment: it is for another
-                self.mailbox.put(future.result())
+                self.mailbox.put_back(future.result())
             raise
         finally:
             self._alarms -= timeout is not None
@@ -252,11 +273,12 @@ class RealNode(Node):
         self.models = models
         if self._meet is None or not self._schedule.is_barrier(step):
             return step < self._schedule.last_step
-        self.is_meeting = True
+        self._is_meeting = True
         try:
-            return await self._meet(step)
+            with self.log.during("wait"):
+                return await self._meet(step)
         finally:
-            self.is_meeting = False
+            self._is_meeting = False
 
 
 def numbers(value: Any) -> Any:

@@ -19,7 +19,7 @@ from psgdsim.real import control, launch
 from psgdsim.real.channel import Channel
 from psgdsim.real.connection import Connection, ConnectionEnded, cancel
 from psgdsim.real.handshake import Claim, Role
-from psgdsim.real.mesh import TRAINING, mesh_secret
+from psgdsim.real.mesh import MAX_GROUPS, TRAINING, mesh_secret
 from psgdsim.real.transport import Listener, connect
 
 HEARTBEAT_TIMEOUT: Final = 10.0
@@ -134,18 +134,22 @@ class Relay:
     async def _forward(self, header: wire.Header, frame: Frame) -> None:
         place = header.src, header.group
         if header.kind == wire.GROUP:
-            self._groups[place] = self._check_group(header.src, wire.unpack(header, frame[1]))
+            self._groups[place] = self._check_group(header, wire.unpack(header, frame[1]))
         elif place not in self._groups:
             raise ProtocolError(f"sent a frame to group {header.group}, which it never announced")
         else:
             for dst in self._groups[place]:
                 await self._outboxes[dst].put(header, frame)
 
-    def _check_group(self, src: int, members: object) -> list[int]:
-        valid = set(range(self._world_size)) - {src}
+    def _check_group(self, header: wire.Header, members: object) -> list[int]:
+        if not 0 < header.group <= MAX_GROUPS:
+            raise ProtocolError(f"announced group number {header.group}; expected 1 to {MAX_GROUPS}")
+        valid = set(range(self._world_size)) - {header.src}
         is_list = isinstance(members, list) and all(type(member) is int for member in members)
         if not is_list or not isinstance(members, list) or not set(members) <= valid:
             raise ProtocolError(f"announced the group {str(members)[:100]}; expected other ranks of this run")
+        if len(set(members)) < len(members):
+            raise ProtocolError(f"announced the group {str(members)[:100]}; expected each rank at most once")
         return members
 
     async def flush(self) -> dict[int, int]:

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from psgdsim.errors import ProtocolError, PsgdsimError
 from psgdsim.real import handshake
@@ -20,6 +20,8 @@ MAX_PENDING: Final = 64
 """Connections that have not proved themselves; one more and the oldest is dropped."""
 
 _RETRY_INTERVAL = 0.1
+_ATTEMPT_TIMEOUT = 2.0
+"""How long to try one address of a host that has several [s]."""
 
 
 def format_address(host: str, port: int) -> str:
@@ -166,18 +168,27 @@ async def connect(host: str, port: int, secret: bytes, claim: Claim, *, patience
 
 
 async def _connect_socket(host: str, port: int) -> socket.socket:
+    """Connect to the first address of a host that answers; as long as one may answer later, try again."""
     loop = asyncio.get_running_loop()
     while True:
-        family, kind, proto, _, address = (await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))[0]
-        sock = socket.socket(family, kind, proto)
-        sock.setblocking(False)
-        try:
-            await loop.sock_connect(sock, address)
-        except ConnectionRefusedError:
-            sock.close()
-            await asyncio.sleep(_RETRY_INTERVAL)
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
+        errors: list[OSError] = []
+        places = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for family, kind, proto, _, address in places:
+            try:
+                async with asyncio.timeout(_ATTEMPT_TIMEOUT if len(places) > 1 else None):
+                    return await _try_address(socket.socket(family, kind, proto), address)
+            except OSError as error:
+                errors.append(error)
+        if not any(isinstance(error, ConnectionRefusedError | TimeoutError) for error in errors):
+            raise errors[0]
+        await asyncio.sleep(_RETRY_INTERVAL)
+
+
+async def _try_address(sock: socket.socket, address: Any) -> socket.socket:
+    sock.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
-import msgspec
-
-from psgdsim import wire
 from psgdsim._version import __version__
-from psgdsim.errors import PeerLost, ProtocolError, PsgdsimError
-from psgdsim.real import control, launch
+from psgdsim.errors import ProtocolError, PsgdsimError
+from psgdsim.real import control, launch, reports
 from psgdsim.real.channel import Channel
 from psgdsim.real.clock import Clock
 from psgdsim.real.connection import ConnectionEnded, cancel
 from psgdsim.real.handshake import Claim, Role
 from psgdsim.real.jobs import gather
 from psgdsim.real.mesh import REHEARSAL, TRAINING, Mesh, mesh_secret
-from psgdsim.real.node import RealNode, numbers
+from psgdsim.real.node import RealNode
 from psgdsim.real.transport import Listener, connect
 from psgdsim.scenario.experiment import Experiment
 
@@ -32,9 +30,8 @@ HEARTBEAT_TIMEOUT = 10.0
 
 _LAST_WORD_TIMEOUT = 10.0
 
-MAX_CAUSE = 10_000
-MAX_WAITS = 5
-"""Longest text of a failure [characters]."""
+FLUSH_TIMEOUT: Final = 1.0
+"""How long what was sent may take to leave before a rank reports [s]."""
 
 Expected = TypeVar("Expected", bound=control.Message)
 Build = Callable[[str], Experiment]
@@ -200,43 +197,27 @@ class Participant:
 
     def heartbeat(self) -> control.Heartbeat:
         """Return a sign of life that says how far this rank is."""
-        node = self._latest
-        if node is None:
-            return control.Heartbeat()
-        waits = node.waits
-        row: dict[str, Any] = node.log.rows[-1] if node.log.rows else {"step": 0, "time": 0.0}
-        loss = numbers(row.get("loss"))
-        is_number = loss is not None and getattr(loss, "size", 1) == 1
-        return control.Heartbeat(
-            step=row["step"],
-            time=row["time"],
-            loss=float(loss) if is_number else None,
-            nbytes=node.log.sent_nbytes,
-            state=_state(node, is_running=self._is_running),
-            waits=waits[:MAX_WAITS],
-            messages_sent=node.messages_sent,
-            messages_received=node.messages_received,
-        )
+        return reports.heartbeat(self._latest, is_running=self._is_running)
 
     async def _report_failure(self, error: BaseException) -> None:
-        where, cause = self._stage, str(error)
-        if self._stage == "training" and self._node is not None:
+        where = self._stage
+        if where == "training" and self._node is not None:
             where = f"step {self._node.log.step}"
         if not isinstance(error, PsgdsimError):
             traceback.print_exception(error)
-            last = traceback.extract_tb(error.__traceback__)[-1:]
-            place = "".join(f" ({frame.filename}:{frame.lineno})" for frame in last)
-            cause = f"{type(error).__name__}: {error}{place}"
-        lost_peer = error.peer if isinstance(error, PeerLost) else None
-        await self._channel.send(control.Failed(where, cause[:MAX_CAUSE], lost_peer))
+        await self._channel.send(reports.failure(where, error))
 
     async def _send_report(self) -> None:
         """Send what this rank has: its log and, from rank 0, the models."""
         if self._node is None or self._mesh is None:
             return
+        with contextlib.suppress(TimeoutError):  # of a run that failed, somebody may not read any more
+            async with asyncio.timeout(FLUSH_TIMEOUT):
+                await self._mesh.flush()
+        self._mesh.attach(TRAINING, None)  # what comes now must not change what a thread reads
         control_nbytes = self._mesh.sent("control") + self._channel.sent_nbytes
         sent_nbytes = self._mesh.sent("data")
-        for part in await asyncio.to_thread(_report_parts, self._node, sent_nbytes, control_nbytes):
+        for part in await asyncio.to_thread(reports.parts, self._node, sent_nbytes, control_nbytes):
             await self._channel.send(part)
 
 
@@ -244,23 +225,6 @@ def _started_clock() -> Clock:
     clock = Clock()
     clock.start()
     return clock
-
-
-def _state(node: RealNode, *, is_running: bool) -> Literal["busy", "waiting", "meeting", "ended"]:
-    if not is_running:
-        return "ended"
-    if node.is_meeting:
-        return "meeting"
-    return "waiting" if node.waits else "busy"
-
-
-def _report_parts(node: RealNode, sent_nbytes: int, control_nbytes: int) -> list[control.Part]:
-    """Return a rank's report in pieces; the bytes are those that its sockets counted."""
-    models = numbers(list(node.models))
-    report = node.log.report(numbers, models, len(node.mailbox.unread))
-    report.sent_nbytes, report.control_nbytes = sent_nbytes, control_nbytes
-    parts = control.parts("report", msgspec.msgpack.encode(report))
-    return parts if node.rank else [*parts, *control.parts("models", wire.pack(models))]
 
 
 async def take_part(host: str, port: int, *, token: str = "", build: Build = build_experiment) -> int:

@@ -13,6 +13,7 @@ from psgdsim.errors import PsgdsimError
 from psgdsim.models.base import models
 from psgdsim.optimizers import optimizers, schedules
 from psgdsim.registry import Family
+from psgdsim.scenario import change_kinds  # noqa: F401 - registers the built-in changes
 from psgdsim.scenario.changes import changes
 from psgdsim.scenario.faults import faults
 from psgdsim.strategies.base import strategies

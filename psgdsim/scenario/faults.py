@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from psgdsim.registry import Family
-from psgdsim.scenario.changes import Patterns, PositiveDuration
+from psgdsim.scenario.change_kinds import Patterns, PositiveDuration
 from psgdsim.scenario.link_rows import check_links
 from psgdsim.topologies.base import Topology
 from psgdsim.units import TIME, Duration

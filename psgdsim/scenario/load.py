@@ -23,7 +23,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Scenario:
 
     Args:
         path: a YAML file.
-        overrides: changes such as `strategy.period=8` (see `apply_overrides`).
+        overrides: changes such as `optimizer.learning_rate=0.1` (see `apply_overrides`).
 
     Returns:
         The scenario, all defaults filled in.

@@ -24,7 +24,7 @@ def apply_overrides(document: Document, assignments: Iterable[str]) -> None:
 
     Args:
         document: a parsed scenario.
-        assignments: texts such as `strategy.period=8`, later ones win.
+        assignments: texts such as `optimizer.learning_rate=0.1`, later ones win.
 
     Raises:
         ScenarioError: one that cannot be read or leads nowhere. Whether the value fits is for validation to
@@ -47,7 +47,7 @@ def _split(assignment: str) -> tuple[Path, Any]:
     key = key.strip()
     parts = key.split(".")
     if not equals or not all(parts):
-        raise ScenarioError(f"--set {assignment!r}: expected KEY=VALUE, such as strategy.period=8")
+        raise ScenarioError(f"--set {assignment!r}: expected KEY=VALUE, such as optimizer.learning_rate=0.1")
     if not text.strip():
         raise ScenarioError(f"--set {key}: the value is empty; write {key}=null for none")
     path = tuple(int(part) if part.isdecimal() else part for part in parts)

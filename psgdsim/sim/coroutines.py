@@ -14,6 +14,9 @@ import simpy
 
 from psgdsim.errors import ProgramError
 
+MAX_CLOSINGS = 100
+"""How many awaits in `finally` blocks are cut short before a coroutine counts as one that cannot be cancelled."""
+
 
 class wait:  # noqa: N801 - reads as a verb: `await wait(event)`
     """Await a SimPy event and return its value."""
@@ -39,6 +42,7 @@ class Running:
         result: what it returned.
         error: what it raised, or None.
         is_done: whether it has ended.
+        is_cancelled: whether it ended because it was cancelled.
     """
 
     def __init__(
@@ -51,10 +55,14 @@ class Running:
         self._waits_for: simpy.Event | None = None
         self.result: Any = None
         self.error: BaseException | None = None
-        self.is_done = False
+        self.is_done = self.is_cancelled = False
+        self._must_end = False
         self._step(lambda: coroutine.send(None))
 
     def _resume(self, event: simpy.Event) -> None:
+        if self.is_done:  # another coroutine that the same event woke before has cancelled this one
+            event.defused = True
+            return
         self._waits_for = None
         if event.ok:
             self._step(lambda: self._coroutine.send(event.value))
@@ -74,7 +82,10 @@ class Running:
         except Exception as error:  # whatever a program raises is its result
             self._end(None, error)
         else:
-            self._wait_for(event)
+            if self._must_end:
+                self._cut_short()
+            else:
+                self._wait_for(event)
 
     def _wait_for(self, event: simpy.Event) -> None:
         self._waits_for, self._callback = event, self._resume
@@ -87,13 +98,40 @@ class Running:
         self._on_end(self)
 
     def cancel(self) -> None:
-        """End it now, at the place where it waits; its `finally` blocks run. Nothing happens if it has ended."""
+        """End it now, at the place where it waits; its `finally` blocks run. Nothing happens if it has ended.
+
+        What a `finally` block awaits takes no time: it is cut short there, too. What one raises is the coroutine's error.
+        """
+        coroutine: Any = self._coroutine
         if self.is_done:
+            return
+        if coroutine.cr_running:  # it cancels itself, or what it is a part of
+            self._must_end = True
             return
         if self._waits_for is not None and self._waits_for.callbacks is not None:
             self._waits_for.callbacks.remove(self._callback)
-        self._coroutine.close()
-        self._end(None, None)
+        self._cut_short()
+
+    def _cut_short(self) -> None:
+        self.is_cancelled = True
+        self._end(None, self._close())
+
+    def _close(self) -> Exception | None:
+        """Close the coroutine, however many `finally` blocks await something; return the error it ended with."""
+        coroutine: Any = self._coroutine
+        for _ in range(MAX_CLOSINGS):
+            try:
+                coroutine.close()
+            except Exception as error:
+                if coroutine.cr_frame is None:  # it has ended: with this error
+                    return error
+            else:
+                return None
+        code = coroutine.cr_code
+        return ProgramError(
+            f"{code.co_filename}:{code.co_firstlineno}: program {code.co_qualname!r} cannot be cancelled: it goes on "
+            f"awaiting; let GeneratorExit and CancelledError pass"
+        )
 
     def _foreign(self, awaited: object) -> ProgramError:
         coroutine: Any = self._coroutine
@@ -103,3 +141,57 @@ class Running:
             f"{code.co_filename}:{line}: program {code.co_qualname!r} awaits something that yields "
             f"{type(awaited).__name__}; a program may await only what its node offers (compute, send, recv, sleep, ...)"
         )
+
+
+class SimJob:
+    """A coroutine that a program spawned (see `node.Job`).
+
+    Args:
+        env: the clock.
+        coroutine: what to run.
+        siblings: all of that program that have not ended; it is among them until it has.
+        fail: told of an error that nobody waits for.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        coroutine: Coroutine[Any, Any, Any],
+        siblings: dict[SimJob, None],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        self._siblings, self._fail = siblings, fail
+        self._ended = env.event()
+        self._num_waiters = 0
+        self._unheard: BaseException | None = None
+        siblings[self] = None
+        self._running = Running(env, coroutine, self._on_end)
+
+    def _on_end(self, running: Running) -> None:
+        self._siblings.pop(self, None)
+        self._unheard = running.error
+        self._ended.succeed()
+        self._tell()
+
+    def _tell(self) -> None:
+        """See to it that an error gets lost in no case."""
+        if self._unheard is not None and not self._num_waiters:
+            self._fail(self._unheard)
+
+    def cancel(self) -> None:
+        """Stop it where it waits."""
+        self._running.cancel()
+
+    async def wait(self) -> Any:
+        """Return its result or raise its error."""
+        self._num_waiters += 1
+        try:
+            if not self._running.is_done:
+                await wait(self._ended)
+            self._unheard = None
+        finally:
+            self._num_waiters -= 1
+            self._tell()
+        if self._running.error is not None:
+            raise self._running.error
+        return self._running.result

@@ -11,7 +11,8 @@ from typing import Any
 import simpy
 
 from psgdsim import rng
-from psgdsim.errors import Deadlock, Interrupted, PsgdsimError, StrategyError
+from psgdsim.errors import Deadlock, Interrupted, PsgdsimError, StrategyError, place
+from psgdsim.node import check_together
 from psgdsim.scenario.changes import Background, Course
 from psgdsim.scenario.experiment import Experiment
 from psgdsim.sim.changes import BackgroundTraffic, Courses, Delays, LinkConditions
@@ -55,10 +56,12 @@ class Simulation:
         self.evals: list[dict[str, Any]] = []
         self._progress = progress
         self._programs: list[Running] = []
-        self._left = len(self.nodes)
+        self._left = self._num_expected = len(self.nodes)
         self._error: BaseException | None = None
+        self._where = ""
         self._barrier: simpy.Event = self.env.event()
         self._arrived: list[SimNode] = []
+        self._ended: list[int] = []
         self._must_look = False
 
     def run(self) -> Outcome:
@@ -98,11 +101,14 @@ class Simulation:
 
     @contextmanager
     def _signals_end_it(self) -> Iterator[None]:
-        """Let the first Ctrl-C or SIGTERM end the run with what it has; a second one ends the process."""
+        """Let the first Ctrl-C, SIGTERM or SIGHUP end the run with what it has; a second one ends the process."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         previous = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+        hang_up = getattr(signal, "SIGHUP", None)  # not everywhere
+        if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:  # as it is under nohup
+            previous[hang_up] = signal.getsignal(hang_up)
 
         def interrupt(signum: int, _frame: object) -> None:
             self._error = self._error or Interrupted(signum)
@@ -136,8 +142,12 @@ class Simulation:
     def _start(self, node: SimNode) -> Running:
         def on_end(program: Running) -> None:
             self._left -= not node.is_returning
+            node.end_jobs()
             if program.error is not None:
                 self.fail(node.rank, program.error)
+            elif not program.is_cancelled:
+                self._ended.append(node.rank)
+                self._meet_if_all_are_there()
 
         return Running(self.env, self.experiment.strategy.worker(node, self.experiment.task), on_end)
 
@@ -155,13 +165,13 @@ class Simulation:
         """
         node = self.nodes[rank]
         node.is_returning = returns
+        self._num_expected -= not returns
         self._programs[rank].cancel()
         node.crash(cause)
         if node in self._arrived:
             self._arrived.remove(node)
         self.post.crash(rank, cause)
-        if self._arrived and len(self._arrived) == self._num_expected:
-            self._open_barrier()
+        self._meet_if_all_are_there()
 
     def restart(self, rank: int) -> None:
         """Start a rank's program again, from the beginning."""
@@ -188,14 +198,14 @@ class Simulation:
     def fail(self, rank: int, error: BaseException) -> None:
         """End the run because of an error in a program."""
         if self._error is None:
-            error.add_note(f"in the program of rank {rank} at {self.env.now:.9g} s of virtual time")
+            self._where = f"in the program of rank {rank} at {self.env.now:.9g} s of virtual time"
             self._error = error
 
     def _as_error(self) -> Exception | None:
         error = self._error
         if error is None or isinstance(error, PsgdsimError):
             return error
-        wrapped = StrategyError(f"{'; '.join(error.__notes__)}: {type(error).__name__}: {error}")
+        wrapped = StrategyError(f"{self._where}: {type(error).__name__}: {error}{place(error)}")
         wrapped.__cause__ = error
         return wrapped
 
@@ -226,22 +236,33 @@ class Simulation:
         if not schedule.is_barrier(step):
             return True
         self._arrived.append(node)
-        if len(self._arrived) == self._num_expected:
-            self._open_barrier()
+        barrier = self._barrier
+        self._meet_if_all_are_there()
+        if barrier.triggered:
             return self._goes_on
         with node.log.during("wait"):
-            return bool(await wait(self._barrier))
+            return bool(await wait(barrier))
 
-    @property
-    def _num_expected(self) -> int:
-        """How many ranks meet: all but those that are gone for good."""
-        return sum(node.is_up or node.is_returning for node in self.nodes)
+    def _meet_if_all_are_there(self) -> None:
+        """Open the barrier once all have come but those that are gone for good; fail the run if some never will."""
+        if not self._arrived or len(self._arrived) + len(self._ended) < self._num_expected:
+            return
+        # A rank that was started again begins at step 1: it may meet others at another step.
+        arrived = {node.rank: node.step for node in self._arrived if self._ended or not node.is_restarted}
+        try:
+            check_together(arrived, self._ended)
+        except StrategyError as error:
+            self._error = self._error or error
+        else:
+            self._open_barrier()
 
     def _open_barrier(self) -> None:
         step = max(node.step for node in self._arrived)
-        accuracy = self._evaluate(step) if self.experiment.task.schedule.is_evaluation(step) else None
-        self._goes_on = not self.experiment.task.schedule.is_end(step, self.env.now, accuracy)
-        if not self._goes_on and accuracy is None:
+        schedule = self.experiment.task.schedule
+        is_evaluation = schedule.is_evaluation(step)
+        accuracy = self._evaluate(step) if is_evaluation else None
+        self._goes_on = not schedule.is_end(step, self.env.now, accuracy)
+        if not (self._goes_on or is_evaluation):
             self._evaluate(step)
         self._arrived = []
         barrier, self._barrier = self._barrier, self.env.event()

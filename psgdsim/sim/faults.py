@@ -95,8 +95,8 @@ class Faults:
                 self._env.timeout(0, (i, place, fault.when.length)).callbacks.append(self._happen_now)
 
     def _happen_now(self, timer: simpy.Event) -> None:
-        i, place, length = timer.value
-        self._happen(i, place, length)
+        event: tuple[int, int, float] = timer.value  # type: ignore[assignment]
+        self._happen(*event)
 
     # --- what happens -----------------------------------------------------------------------------------------
 

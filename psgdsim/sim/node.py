@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections import deque
+from collections.abc import Coroutine, Hashable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from psgdsim import rng, wire
 from psgdsim.errors import PeerLost, ProgramError, RecvTimeout
-from psgdsim.node import ANY, Job, Kernel, Mailbox, Message, Node, Waiter
-from psgdsim.sim.coroutines import Running, wait
+from psgdsim.node import ANY, Job, Kernel, Mailbox, Message, Node, Waiter, snapshot
+from psgdsim.sim.coroutines import Running, SimJob, wait
 from psgdsim.sim.processor import Processor
 from psgdsim.sim.values import numbers, unwrap, wrap
 from psgdsim.trace import Activity, RankLog
@@ -17,6 +19,51 @@ if TYPE_CHECKING:
     import simpy
 
     from psgdsim.sim.driver import Simulation
+
+
+@dataclass(eq=False)
+class _Due:
+    """A message that was sent and has not been delivered."""
+
+    message: Message
+    stream: deque[_Due]
+    has_arrived: bool = False
+
+
+class OrderedMailbox(Mailbox):
+    """A mailbox whose messages of one sender come in the order in which they were sent, as over one TCP connection.
+
+    The network lets a small message overtake a large one; here it waits for it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._streams: dict[tuple[int, Hashable], deque[_Due]] = {}
+        self._dues: dict[int, _Due] = {}
+
+    def expect(self, message: Message, stream: Hashable) -> None:
+        """Take note that a message has been sent off, after all before it in that stream of its sender."""
+        queue = self._streams.setdefault((message.src, stream), deque())
+        due = self._dues[id(message)] = _Due(message, queue)
+        queue.append(due)
+
+    def put(self, message: Message) -> None:
+        """Deliver a message, in containers of its own, and what has waited for it; or let it wait for others."""
+        due = self._dues.get(id(message))
+        if due is None:
+            super().put(Message(message.src, message.tag, snapshot(message.payload)))
+            return
+        due.has_arrived = True
+        while due.stream and due.stream[0].has_arrived:
+            first = due.stream.popleft().message
+            del self._dues[id(first)]
+            super().put(Message(first.src, first.tag, snapshot(first.payload)))
+
+    def forget(self, src: int) -> None:
+        """Expect nothing more of a rank that is gone; what waits behind a message that was lost is lost with it."""
+        for key in [key for key in self._streams if key[0] == src]:
+            for due in self._streams.pop(key):
+                del self._dues[id(due.message)]
 
 
 class SimNode(Node):
@@ -43,7 +90,7 @@ class SimNode(Node):
         self.world_size = simulation.experiment.world_size
         self.role = "worker"
         self.log = RankLog(rank, clock=lambda: simulation.env.now)
-        self.mailbox = Mailbox()
+        self.mailbox = OrderedMailbox()
         self.models: Sequence[Any] = ()
         self.step = 0
         self._simulation = simulation
@@ -94,20 +141,30 @@ class SimNode(Node):
         """Send one frame over the route to `dst`."""
         self._check_peer(dst)
         nbytes, start = self._count(payload, tag), self.now
+        message = Message(self.rank, tag, snapshot(payload))
+        arrived = self._simulation.post.send(self.rank, dst, message, nbytes)
+        self._simulation.nodes[dst].mailbox.expect(message, "send")
         with self.log.during("transfer"):
-            await wait(self._simulation.post.send(self.rank, dst, Message(self.rank, tag, payload), nbytes))
+            await wait(arrived)
         self.log.add_event("send", tag, start, peer=dst, nbytes=nbytes)
 
     async def multicast(self, dsts: Sequence[int], payload: Any, *, tag: str) -> None:
         """Send one payload to several ranks, at the cost that the topology says."""
+        for dst in dsts:
+            self._check_peer(dst)
+        if not dsts:
+            return
         if self._simulation.topology.multicast == "unicast":
             await self.gather(*(self.send(dst, payload, tag=tag) for dst in dsts))
             return
-        for dst in dsts:
-            self._check_peer(dst)
         nbytes, start = self._count(payload, tag, copies=len(dsts)), self.now
+        message, post = Message(self.rank, tag, snapshot(payload)), self._simulation.post
+        taken = post.multicast(self.rank, dsts, message, nbytes)
+        for dst in dict.fromkeys(dsts):
+            if dst not in post.lost_by(self.rank):
+                self._simulation.nodes[dst].mailbox.expect(message, "multicast")
         with self.log.during("transfer"):
-            await wait(self._simulation.post.multicast(self.rank, dsts, Message(self.rank, tag, payload), nbytes))
+            await wait(taken)
         self.log.add_event("send", tag, start, nbytes=nbytes)
 
     def _count(self, payload: Any, tag: str, *, copies: int = 0) -> int:
@@ -133,7 +190,7 @@ class SimNode(Node):
                 message: Message | None = await wait(arrived)
         except GeneratorExit:  # cancelled: what was on its way to this receive is for another
             if arrived.triggered and arrived.ok and arrived.value is not None:
-                self.mailbox.put(arrived.value)
+                self.mailbox.put_back(arrived.value)
             raise
         finally:
             self._alarms -= timeout is not None
@@ -169,6 +226,7 @@ class SimNode(Node):
 
     def lose(self, peer: int, cause: str) -> None:
         """Fail the receives that wait for a peer that is gone."""
+        self.mailbox.forget(peer)
         for waiter, arrived in list(self._waiting.items()):
             if waiter.src in (ANY, peer) and not arrived.triggered:
                 self.mailbox.cancel(waiter)
@@ -180,13 +238,22 @@ class SimNode(Node):
         """Whether it can do nothing until a message comes or the others are there, too."""
         return not self._alarms and self.log.is_only_waiting
 
+    @property
+    def is_restarted(self) -> bool:
+        """Whether its program has crashed and begun anew."""
+        return self._incarnation > 1
+
+    def end_jobs(self) -> None:
+        """End what the program has spawned: nothing of it outlives the program."""
+        for job in list(self._jobs):
+            job.cancel()
+
     def crash(self, cause: str) -> None:
         """Lose all that is in memory; the program has been ended already."""
         self.is_up, self.fate = False, cause
-        for job in list(self._jobs):
-            job.cancel()
+        self.end_jobs()
         self.processor.stop()
-        self.mailbox = Mailbox()
+        self.mailbox = OrderedMailbox()
 
     def restart(self) -> None:
         """Be as at the beginning, but for the log."""
@@ -230,7 +297,7 @@ class SimNode(Node):
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> Job:
         """Start a coroutine beside this one; an error that nobody waits for ends the run."""
-        return SimJob(self._simulation, self.rank, self._jobs, coroutine)
+        return SimJob(self._env, coroutine, self._jobs, lambda error: self._simulation.fail(self.rank, error))
 
     def record(self, **values: Any) -> None:
         """Add numbers to the row of the step under way."""
@@ -238,7 +305,7 @@ class SimNode(Node):
 
     async def checkpoint(self, step: int, models: Sequence[Any]) -> bool:
         """End a step, and meet the others where the schedule says so."""
-        if self._incarnation > 1:
+        if self.is_restarted:
             self.log.record({"incarnation": self._incarnation})
         self.log.close_step(step)
         self.models, self.step = models, step
@@ -253,46 +320,3 @@ def _nbytes(tree: Any) -> int:
     import jax
 
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(unwrap(tree)) if hasattr(leaf, "dtype"))
-
-
-class SimJob:
-    """A coroutine that a program spawned.
-
-    Args:
-        simulation: what it is part of.
-        rank: whose program it was.
-        siblings: all of that rank that have not ended; it is among them until it has.
-        coroutine: what to run.
-    """
-
-    def __init__(
-        self,
-        simulation: Simulation,
-        rank: int,
-        siblings: dict[SimJob, None],
-        coroutine: Coroutine[Any, Any, Any],
-    ) -> None:
-        self._simulation, self._rank, self._siblings = simulation, rank, siblings
-        self._ended = simulation.env.event()
-        self._has_waiter = False
-        siblings[self] = None
-        self._running = Running(simulation.env, coroutine, self._on_end)
-
-    def _on_end(self, running: Running) -> None:
-        self._siblings.pop(self, None)
-        self._ended.succeed()
-        if running.error is not None and not self._has_waiter:
-            self._simulation.fail(self._rank, running.error)
-
-    def cancel(self) -> None:
-        """Stop it where it waits."""
-        self._running.cancel()
-
-    async def wait(self) -> Any:
-        """Return its result or raise its error."""
-        self._has_waiter = True
-        if not self._running.is_done:
-            await wait(self._ended)
-        if self._running.error is not None:
-            raise self._running.error
-        return self._running.result

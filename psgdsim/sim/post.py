@@ -68,6 +68,7 @@ class Post:
 
     Attributes:
         lost: for each rank the ranks that it has lost, and why.
+        stopped: the links that carry nothing now.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Post:
         self._under_way: dict[Transfer, None] = {}
         self._held: list[Callable[[], None]] = []
         self.lost: dict[int, dict[int, str]] = {}
+        self.stopped: set[int] = set()
 
     @property
     def is_busy(self) -> bool:
@@ -156,10 +158,10 @@ class Post:
             go()
 
     def _is_stopped(self, transfer: Transfer) -> bool:
-        """Whether a message would have to cross a link without bandwidth."""
+        """Whether a message would have to cross a link that carries nothing."""
         src = RELAY if transfer.src == RELAY else self._nodes[transfer.src].host
         ends = [self._nodes[dst].host for dst in transfer.dsts] or [RELAY]
-        return any(self._network.bandwidth(link) == 0 for end in ends for link in self.route(src, end))
+        return any(link in self.stopped for end in ends for link in self.route(src, end))
 
     def route(self, src: int, dst: int) -> tuple[int, ...]:
         """Return the links between two hosts, or a host and the relay."""

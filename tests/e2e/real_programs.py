@@ -104,7 +104,23 @@ async def leaves(node, task):
             return
 
 
-_ALL = (exchange, fails, disagrees, dies, freezes, hangs, strands, leaves)
+async def ponders(node, task):
+    """Rank 1 waits for what a job of rank 0 sends late, while the program of rank 0 is at the end of a step."""
+
+    async def send_late():
+        await node.sleep(1.5)
+        await node.send(1, None, tag="late")
+
+    if node._meet is not None and node.rank == 0:
+        node.spawn(send_late())
+    elif node._meet is not None:
+        await node.recv(0, tag="late")
+    step = 1
+    while await node.checkpoint(step, [{"w": PAYLOAD}]):
+        step += 1
+
+
+_ALL = (exchange, fails, disagrees, dies, freezes, hangs, strands, leaves, ponders)
 PROGRAMS = {program.__name__: program for program in _ALL}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import runpy
@@ -17,6 +18,7 @@ import pytest
 
 from psgdsim import wire
 from psgdsim.errors import Deadlock, Interrupted, RankFailed, ScenarioError, StrategyError
+from psgdsim.real import stall
 from psgdsim.real.coordinator import run_real
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
@@ -35,16 +37,24 @@ def start(program, world_size=2, multicast="unicast", **options):
     return run_real(experiment, text, commands=COMMANDS, **options)
 
 
-def children():
-    """Return the processes that this one started and that still exist."""
-    found = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", SCRIPT], capture_output=True, check=False)
-    return found.stdout.split()
+def children(parent):
+    """Return the processes of this file's script that a process started and that still exist."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            ppid = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            arguments = (process / "cmdline").read_text().split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended at this moment
+        if ppid == parent and SCRIPT in arguments:
+            found.append(int(process.name))
+    return found
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left():
     yield
-    assert children() == []
+    assert children(os.getpid()) == []
 
 
 @pytest.mark.parametrize("multicast", ["unicast", "relay"])
@@ -109,20 +119,32 @@ def test_a_deadlock_says_who_waits_for_what():
     assert "rank 1 (step 3) waits for recv(tag='never sent') from rank 0" in str(outcome.error)
 
 
+def test_a_job_that_still_sleeps_is_no_deadlock(monkeypatch):
+    monkeypatch.setattr(stall, "STALL_SECONDS", 0.6)
+    outcome = start("ponders")
+    assert outcome.error is None
+    assert [len(report.rows) for report in outcome.reports] == [6, 6]
+
+
 def test_ranks_that_do_not_end_the_same_steps_are_told():
     outcome = start("leaves")
     assert isinstance(outcome.error, StrategyError)
     assert str(outcome.error) == ("the ranks do not end the same steps: rank 0 at the end of step 2, rank 1 has ended")
 
 
+@pytest.mark.parametrize("is_in_a_loop", [False, True])
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_run_in_order(signum, code):
+def test_a_signal_ends_the_run_in_order(signum, code, is_in_a_loop):
+    async def start_in_a_loop(**options):
+        return start("hangs", **options)
+
     def stop_when_it_hangs(line):
         if "rank 1 hangs now" in line:
             os.kill(os.getpid(), signum)
 
     handler = signal.getsignal(signum)
-    outcome = start("hangs", log=stop_when_it_hangs)
+    options = {"log": stop_when_it_hangs}
+    outcome = asyncio.run(start_in_a_loop(**options)) if is_in_a_loop else start("hangs", **options)
     assert isinstance(outcome.error, Interrupted)
     assert outcome.error.exit_code == code
     assert [row["step"] for row in outcome.reports[0].rows][:2] == [1, 2]
@@ -138,8 +160,7 @@ def test_workers_end_when_the_coordinator_is_killed():
     )
     coordinator = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert any("rank 1 hangs now" in line for line in coordinator.stdout)
-    found = subprocess.run(["pgrep", "-P", str(coordinator.pid)], capture_output=True, check=True)
-    workers = [int(pid) for pid in found.stdout.split()]
+    workers = children(coordinator.pid)
     assert len(workers) == 2
     coordinator.kill()
     coordinator.wait()
@@ -170,7 +191,9 @@ def test_workers_join_by_hand_and_those_without_the_token_do_not(monkeypatch):
     joined = threading.Event()
 
     def join(line):
-        address = line.rsplit(" ", 1)[1]
+        found = re.fullmatch(r"waiting for 2 workers: psgdsim client --ip (\S+) --port (\d+), or .* (\S+)", line)
+        address = found[3]
+        assert address == f"{found[1]}:{found[2]}"
         for token in ("wrong", "canary-token", "canary-token"):
             environment = {**os.environ, "PSGDSIM_TOKEN": token}
             command = [*COMMANDS[0], address]

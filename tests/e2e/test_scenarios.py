@@ -11,7 +11,8 @@ import pytest
 import psgdsim
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))
-FILES = {"scenario.yaml", "summary.json", "steps.csv", "evals.csv", "trace.json", "params.npz", "log.txt"}
+TABLES = {"steps.csv", "evals.csv", "links.csv"}
+FILES = {"scenario.yaml", "summary.json", "trace.json", "params.npz", "log.txt", *TABLES}
 SUMMARY = {
     "status",
     "mode",

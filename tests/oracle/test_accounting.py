@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import itertools
 
+import numpy as np
 import pytest
 
 import psgdsim
+from psgdsim.node import Kernel
 from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import build
 from psgdsim.sim.driver import Simulation
+from psgdsim.strategies.base import Strategy
 
 STAR = {"kind": "star", "bandwidth": "8 Mbit/s", "latency": "1 ms"}
 BASE = {
@@ -41,8 +44,46 @@ DISTURBANCES = {
 }
 
 
-def simulate(**changes):
-    outcome = Simulation(build(from_dict({**BASE, **changes}))).run()
+WORK = Kernel("work", lambda: 0, kind="gradient", rows=lambda: 2)
+PAYLOAD = np.zeros(500, np.float32)
+
+
+async def broadcast(node, task):
+    """Send to all others in every step, as synchronous SGD does; nothing is learned."""
+    others = [rank for rank in range(node.world_size) if rank != node.rank]
+    for step in task.steps():
+        await node.compute(WORK)
+        tag = f"step {step}"
+        await node.gather(node.multicast(others, PAYLOAD, tag=tag), *(node.recv(rank, tag=tag) for rank in others))
+        if not await node.checkpoint(step, []):
+            return
+
+
+async def ring(node, task):
+    """Send to the next rank, and one further, in every step."""
+    for step in task.steps():
+        await node.compute(WORK)
+        steps = [
+            each
+            for distance in (1, 3)
+            for each in (
+                node.send((node.rank + distance) % 8, PAYLOAD, tag=f"step {step}"),
+                node.recv((node.rank - distance) % 8, tag=f"step {step}"),
+            )
+        ]
+        await node.gather(*steps)
+        if not await node.checkpoint(step, []):
+            return
+
+
+def simulation(program=broadcast, **changes):
+    experiment = build(from_dict({**BASE, **changes}))
+    object.__setattr__(experiment, "strategy", Strategy(program))
+    return Simulation(experiment)
+
+
+def simulate(program=broadcast, **changes):
+    outcome = simulation(program, **changes).run()
     assert outcome.error is None
     return outcome
 
@@ -73,9 +114,9 @@ def test_up_goes_what_is_sent_and_down_comes_what_is_received(multicast, model, 
 )
 @pytest.mark.parametrize("disturbances", [{}, DISTURBANCES], ids=["healthy", "disturbed"])
 def test_links_carry_what_is_sent_over_the_routes_that_cross_them(topology, disturbances):
-    scenario = {"strategy": {"kind": "all_reduce", "algorithm": "ring"}, "topology": topology, **disturbances}
+    scenario = {"topology": topology, **disturbances}
     network = build(from_dict({**BASE, **scenario})).topology.build(8)
-    outcome = simulate(**scenario)
+    outcome = simulate(ring, **scenario)
     expected = dict.fromkeys((link.name for link in network.links), 0)
     for report in outcome.reports:
         for event in report.events:
@@ -117,13 +158,15 @@ def test_the_seconds_of_each_rank_and_step_add_up(multicast, disturbances):
 
 
 def test_seconds_add_up_when_a_rank_is_down_for_a_while():
-    simulation = Simulation(
-        build(from_dict({**BASE, "faults": [{"kind": "crash", "rank": 3, "at": "20 ms", "restart_after": "1 s"}]}))
-    )
-    outcome = simulation.run()
-    assert outcome.error is not None
+    async def worker(node, task):
+        await node.gather(*(node.compute(WORK) for _ in range(20)))
+        await node.checkpoint(1, [])
+
+    crash = {"kind": "crash", "rank": 3, "at": "20 ms", "restart_after": "1 s"}
+    outcome = simulate(worker, faults=[crash], max_steps=100, evaluate={"every": None})
+    assert outcome.reports[3].rows[-1]["time"] == outcome.time > 1.02
     for report in outcome.reports:
-        assert sum(report.seconds.values()) == pytest.approx(simulation.env.now, rel=1e-9)
+        assert sum(report.seconds.values()) == pytest.approx(outcome.time, rel=1e-9)
 
 
 def test_the_run_folder_has_all_links_and_the_summary_the_busiest(tmp_path):

@@ -11,7 +11,8 @@ import pytest
 from psgdsim import rng
 from psgdsim.errors import Deadlock, PeerLost, ScenarioError
 from psgdsim.scenario import dump, from_dict, loads
-from psgdsim.scenario.changes import Effect, Loss, background, bandwidth_trace, link_down, periodic
+from psgdsim.scenario.change_kinds import background, bandwidth_trace, link_down, periodic
+from psgdsim.scenario.changes import Effect, Loss
 from psgdsim.scenario.experiment import build
 from psgdsim.scenario.link_rows import read_rows
 from psgdsim.sim.driver import Simulation
@@ -163,7 +164,7 @@ def test_where_changes_meet_the_last_value_counts_times_all_factors():
 
 def test_a_link_without_bandwidth_for_too_long_parts_ranks():
     rows = [["0 s", "host1.down", "0 bit/s"]]
-    with pytest.raises(PeerLost, match="no heartbeat for 20 s \\(link host1.down has no bandwidth\\)"):
+    with pytest.raises(PeerLost, match=r"no heartbeat for 20 s \(link host1\.down has no bandwidth\)"):
         arrival(changes=[{"kind": "bandwidth_trace", "rows": rows}])
 
 

@@ -110,6 +110,49 @@ def test_an_error_that_nobody_waits_for_ends_the_program():
     asyncio.run(main())
 
 
+def test_an_error_is_unheard_once_whoever_waited_has_been_cancelled():
+    async def main():
+        jobs, endless, may_fail = Jobs(), Endless(), asyncio.Event()
+
+        async def fail_later():
+            await may_fail.wait()
+            raise ValueError("unheard")
+
+        async def program():
+            job = jobs.start(fail_later())
+            waiting = asyncio.create_task(job.wait())
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait({waiting})
+            may_fail.set()
+            await endless.run()
+
+        with pytest.raises(ValueError, match="unheard"):
+            await jobs.run(program())
+        assert endless.is_ended
+
+    asyncio.run(main())
+
+
+def test_an_error_is_unheard_if_whoever_waited_is_cancelled_at_the_same_moment():
+    async def main():
+        jobs, endless = Jobs(), Endless()
+
+        async def program():
+            async def fail_and_cancel():
+                waiting.cancel()
+                raise ValueError("unheard")
+
+            job = jobs.start(fail_and_cancel())
+            waiting = asyncio.create_task(job.wait())
+            await endless.run()
+
+        with pytest.raises(ValueError, match="unheard"):
+            await jobs.run(program())
+
+    asyncio.run(main())
+
+
 def test_jobs_end_with_their_program():
     async def main():
         jobs, endless = Jobs(), Endless()

@@ -10,7 +10,10 @@ import pytest
 
 from psgdsim import wire
 from psgdsim.errors import PeerLost, ProgramError, RecvTimeout
-from psgdsim.node import Kernel
+from psgdsim.node import Kernel, Message
+from psgdsim.real import mesh as mesh_module
+from psgdsim.real import relay as relay_module
+from psgdsim.real.connection import cancel
 from psgdsim.real.handshake import Claim, Role
 from psgdsim.real.mesh import REHEARSAL, TRAINING, Mesh
 from psgdsim.real.node import RealNode
@@ -157,6 +160,138 @@ def test_from_any_rank_and_in_order():
         return by_rank
 
     assert run(3, program)[0][0] == {1: [0, 1, 2], 2: [0, 1, 2]}
+
+
+@pytest.mark.parametrize("multicast", ["unicast", "native"])
+def test_what_is_sent_first_comes_first_even_if_it_takes_longer_to_pack(multicast):
+    large = np.zeros(2**22, np.uint8)
+
+    async def program(node):
+        if node.rank == 0:
+            await node.gather(
+                *(node.send(1, (number, large if number % 2 else None), tag="t") for number in range(4)),
+                *(node.multicast([1], (number, large if number % 2 else None), tag="m") for number in range(4)),
+            )
+            return None
+        return [[(await node.recv(0, tag=tag)).payload[0] for _ in range(4)] for tag in ("t", "m")]
+
+    assert run(2, program, multicast=multicast)[0][1] == [[0, 1, 2, 3]] * 2
+
+
+def test_a_send_does_not_overtake_a_multicast():
+    async def program(node):
+        if node.rank == 0:
+            await node.gather(node.multicast([1], "first", tag="t"), node.send(1, "second", tag="t"))
+            return None
+        return [(await node.recv(0, tag="t")).payload for _ in range(2)]
+
+    assert run(2, program)[0][1] == ["first", "second"]
+
+
+def test_a_send_that_is_cancelled_before_its_turn_is_never_made():
+    async def main():
+        async with Cluster(2) as cluster:
+            zero, one = cluster.nodes
+            sends = [asyncio.create_task(zero.send(1, np.zeros(2**25, np.uint8), tag="t")) for _ in range(2)]
+            while zero.messages_sent < 2:
+                await asyncio.sleep(0)
+            sends[1].cancel()
+            await asyncio.wait(sends)
+            await zero.send(1, "last", tag="t")
+            assert [(await one.recv(0, tag="t")).payload is None for _ in range(1)] == [False]
+            assert (await one.recv(0, tag="t")).payload == "last"
+            assert zero.messages_sent == one.messages_received == 2
+
+    asyncio.run(main())
+
+
+def test_a_message_for_a_cancelled_receive_keeps_its_place():
+    async def main():
+        async with Cluster(2) as cluster:
+            node = cluster.nodes[0]
+            receive = asyncio.create_task(node.recv(1, tag="t"))
+            await asyncio.sleep(0)
+            for number in (1, 2):
+                node.mailbox.put(Message(1, "t", number))
+            receive.cancel()
+            await asyncio.wait({receive})
+            assert [(await node.recv(1, tag="t")).payload for _ in range(2)] == [1, 2]
+
+    asyncio.run(main())
+
+
+def test_a_multicast_names_each_receiver_once():
+    async def program(node):
+        if node.rank == 0:
+            with pytest.raises(ProgramError, match=r"rank 0 multicasts to \[1, 1\]; expected each rank at most once"):
+                await node.multicast([1, 1], None, tag="t")
+
+    run(2, program)
+
+
+def test_groups_of_which_the_relay_knows_only_some_at_a_time(monkeypatch):
+    for module in (mesh_module, relay_module):
+        monkeypatch.setattr(module, "MAX_GROUPS", 2)
+    groups = [[1], [2], [1, 2], [1], [3, 1], [2], [1, 2, 3]]
+
+    async def program(node):
+        if node.rank == 0:
+            sends = (node.multicast(group, number, tag="t") for number, group in enumerate(groups))
+            await node.gather(*sends)
+            return None
+        mine = [number for number, group in enumerate(groups) if node.rank in group]
+        return [(await node.recv(0, tag="t")).payload for _ in mine] == mine
+
+    assert run(4, program, multicast="native")[0] == [None, True, True, True]
+
+
+def test_a_rank_at_a_meeting_is_idle_only_if_nothing_else_of_it_is_under_way():
+    async def main():
+        async with Cluster(2, schedule=Schedule(1, last_step=2, evaluate_every=1)) as cluster:
+            node = cluster.nodes[0]
+            met = asyncio.get_running_loop().create_future()
+            node._meet = lambda step: met
+            assert node.state == "busy"
+            meeting = asyncio.create_task(node.checkpoint(1, []))
+            await asyncio.sleep(0)
+            assert (node.state, node.waits) == ("meeting", [])
+            receiving = asyncio.create_task(node.recv(1, tag="t"))
+            await asyncio.sleep(0)
+            assert (node.state, node.waits) == ("meeting", ["recv(tag='t') from rank 1"])
+            sleeping = asyncio.create_task(node.sleep(3600))
+            await asyncio.sleep(0)
+            assert (node.state, node.waits) == ("busy", [])
+            await cancel(sleeping)
+            with node.log.during("compute"):
+                assert node.state == "busy"
+            assert node.state == "meeting"
+            met.set_result(True)
+            assert await meeting
+            assert node.state == "waiting"
+            await cancel(receiving)
+
+    asyncio.run(main())
+
+
+def test_a_node_that_is_detached_changes_no_more():
+    async def main():
+        async with Cluster(2) as cluster:
+            mesh, (sender, node) = cluster.meshes[1], cluster.nodes
+            frame = wire.pack(np.zeros(1000), src=0)
+            to_one = cluster.meshes[0]._peers[1]
+            await to_one.write([frame[:100]], "data")
+            while not node._arrivals:
+                await asyncio.sleep(0)
+            mesh.attach(TRAINING, None)
+            await to_one.write([frame[100:]], "data")
+            await sender.send(1, None, tag="dropped")
+            await cluster.meshes[0].flush()
+            other = cluster.node(1, phase=REHEARSAL)
+            await cluster.node(0, phase=REHEARSAL).send(1, "after", tag="t")
+            assert (await other.recv(0, tag="t")).payload == "after"
+            assert (node.messages_received, node.mailbox.unread, node.log.events) == (0, [], [])
+
+    asyncio.run(main())
 
 
 def test_a_timeout_names_what_was_missing_and_takes_nothing():

@@ -179,6 +179,27 @@ def test_nobody_listening_is_an_error_after_some_patience():
     asyncio.run(main())
 
 
+def test_all_addresses_of_a_host_are_tried():
+    async def main():
+        async with server() as serving:
+            loop = asyncio.get_running_loop()
+            resolve = loop.getaddrinfo
+
+            async def resolve_twice(host, port, **options):
+                assert host == "two-addresses"
+                found = [await resolve(address, port, **options) for address in ("127.0.0.2", "127.0.0.1")]
+                return [*found[0], *found[1]]
+
+            loop.getaddrinfo = resolve_twice
+            connection = await connect("two-addresses", serving.port, b"secret", Claim(Role.WORKER))
+            accepted, _ = await serving.accepted.get()
+            assert connection.remote == ("127.0.0.1", serving.port)
+            await connection.close()
+            await accepted.close()
+
+    asyncio.run(main())
+
+
 def test_something_else_that_listens_is_told_apart():
     async def main():
         async def serve_http(reader, writer):
