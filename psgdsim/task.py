@@ -68,8 +68,12 @@ class Schedule:
         """Whether the models are evaluated after this step."""
         return step >= self.last_step or (self.evaluate_every is not None and step % self.evaluate_every == 0)
 
-    def is_barrier(self, step: int) -> bool:
-        """Whether all ranks meet after this step, to evaluate or to decide together whether to go on."""
+    def awaits_verdict(self, step: int) -> bool:
+        """Whether nobody can go on after this step before it is known how good the models are."""
+        return step >= self.last_step or (self.target_accuracy is not None and self.is_evaluation(step))
+
+    def is_meeting(self, step: int) -> bool:
+        """Whether processes must talk after this step: to evaluate, or to decide together whether to go on."""
         return self.max_time is not None or self.is_evaluation(step)
 
     def is_end(self, step: int, time: float, accuracy: float | None) -> bool:

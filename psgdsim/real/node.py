@@ -271,7 +271,7 @@ class RealNode(Node):
         """End a step, and meet the others where the schedule says so."""
         self.log.close_step(step)
         self.models = models
-        if self._meet is None or not self._schedule.is_barrier(step):
+        if self._meet is None or not self._schedule.is_meeting(step):
             return step < self._schedule.last_step
         self._is_meeting = True
         try:

@@ -1,4 +1,4 @@
-"""Run coroutines on SimPy's events.
+"""Run coroutines on SimPy's events, and bring them their messages in order.
 
 A program awaits `wait(event)`, whose `__await__` yields the event to the runner here; the runner resumes the program
 when the event fires. SimPy's own `Process` would do for the plain case, but it rebuilds the exceptions of failed
@@ -7,12 +7,15 @@ processes from their arguments, and cannot end a coroutine at once without losin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Hashable
+from dataclasses import dataclass
 from typing import Any
 
 import simpy
 
 from psgdsim.errors import ProgramError
+from psgdsim.node import Mailbox, Message, snapshot
 
 MAX_CLOSINGS = 100
 """How many awaits in `finally` blocks are cut short before a coroutine counts as one that cannot be cancelled."""
@@ -100,7 +103,7 @@ class Running:
     def cancel(self) -> None:
         """End it now, at the place where it waits; its `finally` blocks run. Nothing happens if it has ended.
 
-        What a `finally` block awaits takes no time: it is cut short there, too. What one raises is the coroutine's error.
+        What a `finally` block awaits is cut short, too, and takes no time. What one raises is the coroutine's error.
         """
         coroutine: Any = self._coroutine
         if self.is_done:
@@ -195,3 +198,48 @@ class SimJob:
         if self._running.error is not None:
             raise self._running.error
         return self._running.result
+
+
+@dataclass(eq=False)
+class _Due:
+    """A message that was sent and has not been delivered."""
+
+    message: Message
+    stream: deque[_Due]
+    has_arrived: bool = False
+
+
+class OrderedMailbox(Mailbox):
+    """A mailbox whose messages of one sender come in the order in which they were sent, as over one TCP connection.
+
+    The network lets a small message overtake a large one; here it waits for it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._streams: dict[tuple[int, Hashable], deque[_Due]] = {}
+        self._dues: dict[int, _Due] = {}
+
+    def expect(self, message: Message, stream: Hashable) -> None:
+        """Take note that a message has been sent off, after all before it in that stream of its sender."""
+        queue = self._streams.setdefault((message.src, stream), deque())
+        due = self._dues[id(message)] = _Due(message, queue)
+        queue.append(due)
+
+    def put(self, message: Message) -> None:
+        """Deliver a message, in containers of its own, and what has waited for it; or let it wait for others."""
+        due = self._dues.get(id(message))
+        if due is None:
+            super().put(Message(message.src, message.tag, snapshot(message.payload)))
+            return
+        due.has_arrived = True
+        while due.stream and due.stream[0].has_arrived:
+            first = due.stream.popleft().message
+            del self._dues[id(first)]
+            super().put(Message(first.src, first.tag, snapshot(first.payload)))
+
+    def forget(self, src: int) -> None:
+        """Expect nothing more of a rank that is gone; what waits behind a message that was lost is lost with it."""
+        for key in [key for key in self._streams if key[0] == src]:
+            for due in self._streams.pop(key):
+                del self._dues[id(due.message)]

@@ -12,7 +12,7 @@ import simpy
 
 from psgdsim import rng
 from psgdsim.errors import Deadlock, Interrupted, PsgdsimError, StrategyError, place
-from psgdsim.node import check_together
+from psgdsim.node import Message, check_together
 from psgdsim.scenario.changes import Background, Course
 from psgdsim.scenario.experiment import Experiment
 from psgdsim.sim.changes import BackgroundTraffic, Courses, Delays, LinkConditions
@@ -44,7 +44,7 @@ class Simulation:
         self.network = Network(self.env, self.topology, experiment.scenario.network)
         self.nodes: list[SimNode] = []
         delays = Delays(experiment.changes, self.bare, experiment.scenario.seed)
-        self.post = Post(self.env, self.network, self.nodes, delays if delays.has_any else None)
+        self.post = Post(self.env, self.network, self.nodes, self.deliver, delays if delays.has_any else None)
         self.notes = Notes(lambda: float(self.env.now))
         hosts = [self.topology.host_of(rank) for rank in range(experiment.world_size)]
         timeout = experiment.scenario.real.heartbeat_timeout
@@ -61,6 +61,7 @@ class Simulation:
         self._where = ""
         self._barrier: simpy.Event = self.env.event()
         self._arrived: list[SimNode] = []
+        self._verdicts: dict[int, bool] = {}
         self._ended: list[int] = []
         self._must_look = False
 
@@ -155,6 +156,10 @@ class Simulation:
         """Whether a rank's program has begun and not ended."""
         return not self._programs[rank].is_done
 
+    def deliver(self, dst: int, message: Message) -> None:
+        """Hand a message that has arrived to its receiver."""
+        self.nodes[dst].mailbox.put(message)
+
     def crash(self, rank: int, cause: str, *, returns: bool) -> None:
         """End a rank's program where it is.
 
@@ -226,15 +231,25 @@ class Simulation:
     # --- the end of a step ------------------------------------------------------------------------------------
 
     async def checkpoint(self, node: SimNode) -> bool:
-        """Tell a node whether to go on after the step it ended; a barrier where the schedule says so."""
+        """Tell a node whether to go on after the step it ended; nobody waits but where a target must be judged first.
+
+        Otherwise the first rank to end a step decides for all, and models are evaluated when rank 0 has them, in no
+        time: measuring must not change what is measured.
+        """
         schedule, step = self.experiment.task.schedule, node.step
         if node.rank == 0 and self._progress is not None:
             loss = numbers(node.log.rows[-1].get("loss"))
             self._progress(
                 node.now, step, schedule.last_step, None if loss is None else float(loss), node.log.sent_nbytes
             )
-        if not schedule.is_barrier(step):
-            return True
+        if schedule.awaits_verdict(step):
+            return await self._meet(node)
+        goes_on = self._verdicts.setdefault(step, not schedule.is_end(step, node.now, None))
+        if node is self._survivor and (schedule.is_evaluation(step) or not goes_on):
+            self._evaluate(step)
+        return goes_on
+
+    async def _meet(self, node: SimNode) -> bool:
         self._arrived.append(node)
         barrier = self._barrier
         self._meet_if_all_are_there()

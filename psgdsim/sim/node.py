@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Coroutine, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from psgdsim import rng, wire
 from psgdsim.errors import PeerLost, ProgramError, RecvTimeout
-from psgdsim.node import ANY, Job, Kernel, Mailbox, Message, Node, Waiter, snapshot
-from psgdsim.sim.coroutines import Running, SimJob, wait
+from psgdsim.node import ANY, Job, Kernel, Message, Node, Waiter, snapshot
+from psgdsim.sim.coroutines import OrderedMailbox, Running, SimJob, wait
 from psgdsim.sim.processor import Processor
 from psgdsim.sim.values import numbers, unwrap, wrap
 from psgdsim.trace import Activity, RankLog
@@ -19,51 +17,6 @@ if TYPE_CHECKING:
     import simpy
 
     from psgdsim.sim.driver import Simulation
-
-
-@dataclass(eq=False)
-class _Due:
-    """A message that was sent and has not been delivered."""
-
-    message: Message
-    stream: deque[_Due]
-    has_arrived: bool = False
-
-
-class OrderedMailbox(Mailbox):
-    """A mailbox whose messages of one sender come in the order in which they were sent, as over one TCP connection.
-
-    The network lets a small message overtake a large one; here it waits for it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._streams: dict[tuple[int, Hashable], deque[_Due]] = {}
-        self._dues: dict[int, _Due] = {}
-
-    def expect(self, message: Message, stream: Hashable) -> None:
-        """Take note that a message has been sent off, after all before it in that stream of its sender."""
-        queue = self._streams.setdefault((message.src, stream), deque())
-        due = self._dues[id(message)] = _Due(message, queue)
-        queue.append(due)
-
-    def put(self, message: Message) -> None:
-        """Deliver a message, in containers of its own, and what has waited for it; or let it wait for others."""
-        due = self._dues.get(id(message))
-        if due is None:
-            super().put(Message(message.src, message.tag, snapshot(message.payload)))
-            return
-        due.has_arrived = True
-        while due.stream and due.stream[0].has_arrived:
-            first = due.stream.popleft().message
-            del self._dues[id(first)]
-            super().put(Message(first.src, first.tag, snapshot(first.payload)))
-
-    def forget(self, src: int) -> None:
-        """Expect nothing more of a rank that is gone; what waits behind a message that was lost is lost with it."""
-        for key in [key for key in self._streams if key[0] == src]:
-            for due in self._streams.pop(key):
-                del self._dues[id(due.message)]
 
 
 class SimNode(Node):

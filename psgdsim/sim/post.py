@@ -64,6 +64,7 @@ class Post:
         env: the clock.
         network: what carries them.
         nodes: all ranks; may still be empty.
+        deliver: takes each message that has arrived, and the rank that it is for.
         delay: what comes on top of the network's own time, if anything does.
 
     Attributes:
@@ -72,9 +73,15 @@ class Post:
     """
 
     def __init__(
-        self, env: simpy.Environment, network: Network, nodes: Sequence[SimNode], delay: Delay | None = None
+        self,
+        env: simpy.Environment,
+        network: Network,
+        nodes: Sequence[SimNode],
+        deliver: Callable[[int, Message], None],
+        delay: Delay | None = None,
     ) -> None:
-        self._env, self._network, self._nodes, self._delay = env, network, nodes, delay
+        self._env, self._network, self._nodes = env, network, nodes
+        self._deliver, self._delay = deliver, delay
         self._topology = network.topology
         self._is_ideal = network.model.model == "ideal"
         self._under_way: dict[Transfer, None] = {}
@@ -198,7 +205,7 @@ class Post:
             node = self._nodes[dst]
             node.log.leave("transfer")
             node.log.add_event("receive", message.tag, transfer.start, peer=message.src, nbytes=transfer.nbytes)
-            node.mailbox.put(message)
+            self._deliver(dst, message)
 
     def _give_up(self, transfer: Transfer, error: PeerLost | None) -> None:
         """Take a message off the network; its sender sees the error, or nothing."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from psgdsim.errors import RecvTimeout, nearest
-from psgdsim.node import Kernel, Node
+from psgdsim.node import Job, Kernel, Node
 from psgdsim.strategies.base import Strategy, register_strategy
 from psgdsim.task import Task
 
@@ -22,6 +22,9 @@ Law = Callable[[Node], Coroutine[Any, Any, None]]
 
 LAWS: dict[str, Law] = {}
 """All laws by name; each is a program that every rank runs, and raises if the law is broken."""
+
+_EPILOGUES: dict[str, Law] = {}
+"""What belongs to a law, by its name, but comes after the last step."""
 
 
 def _law(program: Law) -> Law:
@@ -38,15 +41,18 @@ def node_law(law: str = "all") -> Strategy:
     """
     if law not in LAWS and law != "all":
         raise ValueError(f"law: no law is called {law!r}; {nearest(law, [*LAWS, 'all'])}")
-    laws = list(LAWS.values()) if law == "all" else [LAWS[law]]
+    names = list(LAWS) if law == "all" else [law]
 
     async def worker(node: Node, task: Task) -> None:
         state = await node.compute(task.init, 0, None)
         for step in task.steps():
-            for obey in laws:
-                await obey(node)
+            for name in names:
+                await LAWS[name](node)
             if not await node.checkpoint(step, [state.params]):
-                return
+                break
+        for name in names:
+            if name in _EPILOGUES:
+                await _EPILOGUES[name](node)
 
     return Strategy(worker)
 
@@ -237,3 +243,175 @@ async def spawned_work_runs_beside_its_program(node: Node) -> None:
     except LookupError:
         return
     raise AssertionError("the error of a spawned coroutine got lost")
+
+
+@_law
+async def a_small_message_does_not_overtake_a_large_one(node: Node) -> None:
+    """Also when both are under way at the same time, whether they go to one rank or to several."""
+    others = list(range(1, node.world_size))
+    for size in (200_000, 300_000):
+        if node.rank == 0:
+            large = await node.compute(FILL, 1, size)
+            await node.gather(*(node.send(1, payload, tag="order") for payload in ((1, large), (2,), (3,))))
+            await node.gather(*(node.multicast(others, payload, tag="orders") for payload in ((1, large), (2,), (3,))))
+        if node.rank == 1:
+            _expect([(await node.recv(0, tag="order")).payload[0] for _ in range(3)], [1, 2, 3])
+        if node.rank:
+            _expect([(await node.recv(0, tag="orders")).payload[0] for _ in range(3)], [1, 2, 3])
+
+
+@_law
+async def a_payload_is_what_it_was_when_it_was_sent(node: Node) -> None:
+    """Whatever sender and receivers do to their containers afterwards."""
+    others = list(range(1, node.world_size))
+    if node.rank == 0:
+        payload = {"list": [1]}
+
+        async def change() -> None:
+            payload["list"].append(2)
+            payload["more"] = []
+
+        await node.gather(node.send(1, payload, tag="mine"), change())
+        payload = {"list": [3]}
+        await node.gather(node.multicast(others, payload, tag="ours"), change())
+        return
+    if node.rank == 1:
+        _expect((await node.recv(0, tag="mine")).payload, {"list": [1]})
+    else:
+        await node.sleep(0.01)
+    received = (await node.recv(0, tag="ours")).payload
+    _expect(received, {"list": [3]})
+    received["list"].clear()
+
+
+@_law
+async def a_multicast_to_nobody_sends_nothing(node: Node) -> None:
+    """And takes no time of the network."""
+    await node.multicast([], node.rank, tag="nobody")
+    try:
+        await node.recv(tag="nobody", timeout=0.01)
+    except RecvTimeout:
+        return
+    raise AssertionError("a multicast to nobody arrived")
+
+
+@_law
+async def a_job_ends_with_its_program(node: Node) -> None:
+    """What it waits for may come; it is not there any more."""
+
+    async def outlive() -> None:
+        await node.recv(1, tag="too late")
+        raise AssertionError("a job outlived its program")
+
+    if node.rank == 0:
+        node.spawn(outlive())
+
+
+async def _send_too_late(node: Node) -> None:
+    if node.rank == 1:
+        await node.sleep(0.05)  # until the program of rank 0 has ended
+        await node.send(0, None, tag="too late")
+        await node.sleep(0.05)
+
+
+_EPILOGUES[a_job_ends_with_its_program.__name__] = _send_too_late
+
+
+@_law
+async def a_job_may_cancel_one_that_waits_for_the_same(node: Node) -> None:
+    """Of two that wait for a third, the first to wake cancels the other."""
+    others: list[Job] = []
+
+    async def wait_and_cancel() -> None:
+        await first.wait()
+        others[0].cancel()
+
+    async def wait_and_sleep() -> None:
+        await first.wait()
+        await node.recv(tag="never")
+
+    first = node.spawn(node.sleep(0.01))
+    canceller = node.spawn(wait_and_cancel())
+    others.append(node.spawn(wait_and_sleep()))
+    await canceller.wait()
+    _expect(await others[0].wait(), None)
+
+
+@_law
+async def a_job_may_cancel_itself(node: Node) -> None:
+    """It ends where it waits next."""
+    jobs: list[Job] = []
+    went_on = []
+
+    async def give_up() -> None:
+        await node.sleep(0.0)
+        jobs[0].cancel()
+        await node.sleep(0.01)
+        went_on.append(True)
+
+    jobs.append(node.spawn(give_up()))
+    _expect((await jobs[0].wait(), went_on), (None, []))
+
+
+@_law
+async def a_cancelled_job_ends_even_if_it_awaits_once_more(node: Node) -> None:
+    """In its `finally` blocks; whether that is carried out is not said."""
+
+    async def linger() -> None:
+        try:
+            try:
+                await node.recv(tag="never")
+            finally:
+                await node.sleep(0.01)
+        finally:
+            await node.sleep(0.01)
+
+    job = node.spawn(linger())
+    await node.sleep(0.0)
+    job.cancel()
+    _expect(await job.wait(), None)
+
+
+@_law
+async def a_cancelled_receive_keeps_the_order(node: Node) -> None:
+    """A message that it gets at the moment it is cancelled comes before those sent later."""
+    if node.rank == 0:
+        await node.recv(1, tag="ready")
+        await node.gather(node.send(1, 0, tag="stop"), *(node.send(1, number, tag="kept") for number in (1, 2, 3)))
+    elif node.rank == 1:
+        jobs: list[Job] = []
+
+        async def stop() -> None:
+            await node.recv(0, tag="stop")
+            for job in jobs:
+                job.cancel()
+
+        stopping = node.spawn(stop())
+        jobs += [node.spawn(node.recv(0, tag="kept")) for _ in range(2)]
+        await node.sleep(0.0)
+        await node.send(0, None, tag="ready")
+        await stopping.wait()
+        early = [await job.wait() for job in jobs]
+        messages = [message for message in early if message is not None]
+        messages += [await node.recv(0, tag="kept") for _ in range(3 - len(messages))]
+        _expect([message.payload for message in messages], [1, 2, 3])
+
+
+@_law
+async def a_wait_that_is_cancelled_does_not_swallow_the_error(node: Node) -> None:
+    """The next one who waits for the job gets it."""
+
+    async def fail() -> None:
+        await node.sleep(0.03)
+        raise LookupError("on purpose")
+
+    job = node.spawn(fail())
+    waiting = node.spawn(job.wait())
+    await node.sleep(0.0)
+    waiting.cancel()
+    _expect(await waiting.wait(), None)
+    try:
+        await job.wait()
+    except LookupError:
+        return
+    raise AssertionError("the error of a job got lost with one who waited for it")

@@ -145,7 +145,7 @@ def test_problems_of_a_mapping_have_paths_only(tiny: dict[str, Any]) -> None:
         from_dict({**tiny, "world_size": 0, "epohcs": 1})
     lines = str(caught.value).split("\n")
     assert lines[0] == "world_size: expected at least 1; got 0"
-    assert lines[1].startswith("epohcs: unknown key; did you mean 'epochs'? (valid: batch_size, codec, compute,")
+    assert lines[1].startswith("epohcs: unknown key; did you mean 'epochs'? (valid: batch_size, changes, codec, ")
     assert len(lines) == 2
 
 

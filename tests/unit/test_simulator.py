@@ -192,3 +192,22 @@ def test_codec_time_is_charged_apart_from_gradients_and_transfers():
         assert b.seconds["encode"] >= 5 * 16e-3
         assert b.seconds["compute"] == pytest.approx(a.seconds["compute"], rel=1e-9)
     assert paid.time > free.time
+
+
+@pytest.mark.parametrize(
+    "measuring", [{"evaluate": {"every": None}}, {"evaluate": {"every": "1 step"}}, {"max_time": "1 h"}]
+)
+def test_measuring_does_not_change_the_time_of_ranks_that_do_not_wait_for_each_other(measuring):
+    async def worker(node, task):
+        state = await node.compute(task.init, 0, None)
+        for step in task.steps():
+            await node.sleep(1.0 if (step + node.rank) % 4 == 0 else 0.1)
+            if not await node.checkpoint(step, [state.params]):
+                return
+
+    outcome = simulate(worker, max_steps=8, **measuring)
+    assert outcome.error is None
+    assert [report.rows[-1]["time"] for report in outcome.reports] == pytest.approx([2 * 1.0 + 6 * 0.1] * 4)
+    expected = list(range(1, 9)) if measuring.get("evaluate") == {"every": "1 step"} else [8]
+    if "max_time" not in measuring:
+        assert [row["step"] for row in outcome.evals] == expected
