@@ -147,8 +147,9 @@ class Node(ABC):
     async def checkpoint(self, step: int, models: Sequence[Any]) -> bool:
         """End a step: close its row, hand over the models, and learn whether to go on.
 
-        All workers call it after every step, in the same order. At a step that is evaluated, or when a stop rule
-        must be decided, it is a barrier among the workers; the time of the evaluation itself counts nowhere.
+        All workers call it after every step, in the same order. After the last step, and after one whose evaluation
+        decides whether a target is reached, it is a barrier among the workers; over TCP also after any other step that
+        is evaluated, or that may be the last by `max_time`. The time of an evaluation counts nowhere.
 
         Args:
             step: the step that ended; the first is 1.

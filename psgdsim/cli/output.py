@@ -99,7 +99,7 @@ def give_up_stdout(error: OSError) -> None:
         typer.echo(f"cannot write: {error.strerror}", err=True)
     with contextlib.suppress(OSError):
         sys.stdout.close()
-    sys.stdout = None  # type: ignore[assignment]
+    sys.stdout = None
 
 
 def print_error(error: Exception) -> None:

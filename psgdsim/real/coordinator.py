@@ -12,7 +12,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from psgdsim.errors import PsgdsimError, ScenarioError, StrategyError
+from psgdsim.errors import PsgdsimError, ScenarioError
+from psgdsim.node import check_together
 from psgdsim.real import control, launch
 from psgdsim.real.crew import Crew, Log
 from psgdsim.real.seats import Said, Seat, Signalled
@@ -136,7 +137,7 @@ class Conductor:
         try:
             await self._crew.assemble(commands, announce)
             await self._welcome(max_frame)
-            await self._crew.await_all(control.Ready)
+            await self._rehearse()
             await self._train()
             await self._collect()
             patience = launch.STOP_TIMEOUT
@@ -181,6 +182,25 @@ class Conductor:
             )
             await self._crew.send_all([seat], welcome)
 
+    async def _rehearse(self) -> None:
+        """Wait until all are ready; the workers rehearse one step, at whose end they meet as they will in training."""
+        workers = self._crew.workers
+        arrived: dict[int, control.Barrier] = {}
+        ready: set[Seat] = set()
+        while len(ready) < len(self._crew.seats):
+            said = await self._crew.next()
+            if isinstance(said.message, control.Ready):
+                ready.add(said.seat)
+            elif isinstance(said.message, control.Barrier):
+                arrived[said.seat.rank] = said.message
+            else:
+                raise said.unexpected()
+            ended = {rank: 0.0 for rank, seat in workers.items() if seat in ready}
+            if arrived and len(arrived) + len(ended) == len(workers):
+                check_together({rank: met.step for rank, met in arrived.items()}, ended)
+                await self._crew.send_all(workers.values(), control.Resume(arrived[0].step, go_on=False, pause=0.0))
+                arrived = {}
+
     # --- training ---------------------------------------------------------------------------------------------
 
     async def _train(self) -> None:
@@ -199,7 +219,7 @@ class Conductor:
             else:
                 raise said.unexpected()
             if arrived and len(arrived) + len(finished) == len(workers):
-                _check_together(arrived, finished)
+                check_together({rank: met.step for rank, met in arrived.items()}, finished)
                 await self._decide(arrived[0].step, max(barrier.time for barrier in arrived.values()))
                 arrived = {}
         self._time = max(finished.values())
@@ -270,11 +290,3 @@ class Conductor:
         times = [report.rows[-1]["time"] for report in reports if report.rows]
         models = workers[0].models if 0 in workers else None
         return Outcome(max([self._time, *times]), reports, self._evals, models or [], error)
-
-
-def _check_together(arrived: dict[int, control.Barrier], finished: dict[int, float]) -> None:
-    """Raise unless all ranks have met at the end of the same step."""
-    if finished or len({barrier.step for barrier in arrived.values()}) > 1:
-        places = [f"rank {rank} at the end of step {barrier.step}" for rank, barrier in sorted(arrived.items())]
-        places += [f"rank {rank} has ended" for rank in sorted(finished)]
-        raise StrategyError(f"the ranks do not end the same steps: {', '.join(places)}")

@@ -167,15 +167,6 @@ class Crew:
             if isinstance(event, Said) and not isinstance(event.message, control.Heartbeat):
                 return event
 
-    async def await_all(self, kind: type[control.Message]) -> None:
-        """Wait for a message of one kind from every process."""
-        missing = set(self.seats)
-        while missing:
-            said = await self.next()
-            if not isinstance(said.message, kind):
-                raise said.unexpected()
-            missing.discard(said.seat)
-
     async def _check(self, event: Event) -> None:
         """Raise the error that an event means, if any."""
         if isinstance(event, Said) and isinstance(event.message, control.Heartbeat):

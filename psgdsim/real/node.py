@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from psgdsim import wire
 from psgdsim.errors import PeerLost, ProgramError, RecvTimeout
-from psgdsim.node import ANY, Job, Kernel, Mailbox, Message, Node, Waiter
+from psgdsim.node import ANY, Job, Kernel, Mailbox, Message, Node, Waiter, snapshot
 from psgdsim.real.connection import ConnectionEnded, Parts, Write
 from psgdsim.real.jobs import Jobs, gather
 from psgdsim.real.mesh import TRAINING, Mesh
@@ -156,7 +156,7 @@ class RealNode(Node):
     def _pack(self, payload: Any, tag: str, group: int = 0) -> _Frame:
         wire.check_tag(tag)
         nbytes, payload_nbytes = wire.nbytes(payload), wire.tensor_nbytes(payload)
-        pack = partial(wire.pack_parts, payload, src=self.rank, tag=tag, group=group, phase=self._phase)
+        pack = partial(wire.pack_parts, snapshot(payload), src=self.rank, tag=tag, group=group, phase=self._phase)
         is_large = payload_nbytes > _IN_THREAD_NBYTES
         parts: Parts = asyncio.get_running_loop().run_in_executor(None, pack) if is_large else pack()
         return _Frame(parts, tag, nbytes, payload_nbytes)

@@ -153,7 +153,7 @@ class Participant:
             self._executor,
             multicast=experiment.topology.multicast,
             schedule=dataclasses.replace(schedule, last_step=1) if is_rehearsal else schedule,
-            meet=None if is_rehearsal else self._meet,
+            meet=self._meet,
             clock=self._clock if phase == TRAINING else _started_clock(),
             phase=phase,
         )

@@ -121,7 +121,7 @@ class Network:
         """
         routes = [self.topology.route(src, dst) for dst in dsts]
         latency = max((sum(self._latency[link] for link in route) for route in routes), default=0.0)
-        path = self._paths.path(dict.fromkeys(link for route in routes for link in route), (), latency)
+        path = self._paths.path(self.topology.tree(src, dsts), (), latency)
         return self._start(path, hops(routes) if self._has_hops else (), nbytes, src, dsts)
 
     def carry(self, links: Sequence[int], nbytes: float, *, latency: float | None = None) -> Delivery:

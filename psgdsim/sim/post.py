@@ -37,7 +37,7 @@ class Transfer:
         is_group: whether it is for several, or for the relay to copy: then nobody minds a receiver that is gone.
     """
 
-    __slots__ = ("delivery", "dsts", "event", "is_group", "is_over", "message", "nbytes", "src", "start", "then")
+    __slots__ = ("copies_to", "delivery", "dsts", "event", "is_group", "is_over", "message", "nbytes", "src", "start")
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Transfer:
         self.src, self.dsts, self.message, self.nbytes, self.start = src, list(dsts), message, nbytes, start
         self.event, self.is_group = event, is_group
         self.delivery: Delivery | None = None
-        self.then: Callable[[], None] | None = None  # what follows its arrival
+        self.copies_to: list[int] = []  # who gets a copy once it has arrived at the relay
         self.is_over = False
 
 
@@ -122,9 +122,8 @@ class Post:
         transfer = Transfer(src, reached, message, nbytes, self._env.now, self._env.event(), is_group=True)
         if self._topology.multicast == "native":
             return self._start(transfer, self._native(transfer), reached)
-        transfer.dsts = []  # nobody gets anything yet
+        transfer.dsts, transfer.copies_to = [], reached
         route = self._topology.relay_route(self._nodes[src].host, True)
-        transfer.then = lambda: self._copy(reached, message, nbytes)
         return self._start(transfer, lambda: self._network.carry(route, nbytes), (RELAY,))
 
     def _native(self, transfer: Transfer) -> Callable[[], Delivery]:
@@ -134,13 +133,12 @@ class Post:
 
         return begin
 
-    def _copy(self, dsts: Sequence[int], message: Message, nbytes: int) -> None:
-        """Send a copy from the relay to each receiver that is up."""
-        for dst in dsts:
-            if self._nodes[dst].is_up:
-                route = self._topology.relay_route(self._nodes[dst].host, False)
-                copy = Transfer(RELAY, (dst,), message, nbytes, self._env.now, self._env.event(), is_group=True)
-                self._start(copy, lambda route=route: self._network.carry(route, nbytes), (dst,))  # type: ignore[misc]
+    def _copy(self, original: Transfer, dst: int) -> None:
+        """Send a copy from the relay to one receiver."""
+        message, nbytes = original.message, original.nbytes
+        route = self._topology.relay_route(self._nodes[dst].host, False)
+        copy = Transfer(RELAY, (dst,), message, nbytes, self._env.now, self._env.event(), is_group=True)
+        self._start(copy, lambda: self._network.carry(route, nbytes), (dst,))
 
     def _start(self, transfer: Transfer, begin: Callable[[], Delivery], ends: Sequence[int]) -> simpy.Event:
         """Put a message on the network, later if something delays it."""
@@ -193,8 +191,8 @@ class Post:
         if transfer.delivery is not delivery or transfer.is_over:
             return
         self._arrive(transfer)
-        if transfer.then is not None:
-            transfer.then()
+        for dst in transfer.copies_to:
+            self._copy(transfer, dst)
         transfer.event.succeed()
 
     def _arrive(self, transfer: Transfer) -> None:
@@ -233,6 +231,8 @@ class Post:
         for transfer in list(self._under_way):
             if transfer.src == rank and not transfer.event.triggered:
                 self._give_up(transfer, None)
+            elif rank in transfer.copies_to:
+                transfer.copies_to.remove(rank)
             elif rank in transfer.dsts:
                 self._drop_receiver(transfer, rank, cause)
         for node in self._nodes:

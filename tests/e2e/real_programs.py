@@ -19,6 +19,7 @@ import numpy as np
 from psgdsim.errors import StrategyError
 from psgdsim.node import Kernel
 from psgdsim.real import relay, worker
+from psgdsim.real.mesh import TRAINING
 from psgdsim.task import Schedule
 
 PAYLOAD = np.arange(50_000, dtype=np.float32)
@@ -45,8 +46,7 @@ async def exchange(node, task):
 
 async def _at_step_3(node, task, act):
     async def checkpoint(step, models):
-        is_training = node._meet is not None
-        if is_training and step == 3 and node.rank == 1:
+        if node._phase == TRAINING and step == 3 and node.rank == 1:
             await act()
         return await type(node).checkpoint(node, step, models)
 
@@ -111,9 +111,9 @@ async def ponders(node, task):
         await node.sleep(1.5)
         await node.send(1, None, tag="late")
 
-    if node._meet is not None and node.rank == 0:
+    if node.rank == 0:
         node.spawn(send_late())
-    elif node._meet is not None:
+    else:
         await node.recv(0, tag="late")
     step = 1
     while await node.checkpoint(step, [{"w": PAYLOAD}]):

@@ -30,6 +30,7 @@ TWINS = {
         BASE,
         [*SMALL, "world_size=4", "strategy={kind: all_reduce, algorithm: hierarchical, group_size: 2}"],
     ),
+    "a model without accuracy": (BASE, ["world_size=3", "max_steps=3", "model={kind: quadratic}", "data={kind: none}"]),
     "redundant blocks, adam, another model": (
         BASE,
         [*SMALL, "strategy.redundancy=2", "model={kind: cnn}", "optimizer={kind: adam, learning_rate: 0.01}"],

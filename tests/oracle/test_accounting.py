@@ -127,6 +127,26 @@ def test_links_carry_what_is_sent_over_the_routes_that_cross_them(topology, dist
     assert sum(expected.values()) > 0
 
 
+def test_a_native_multicast_crosses_each_link_of_its_tree_once_where_routes_have_equal_cost():
+    topology = {"kind": "fat_tree", "k": 4, "bandwidth": "8 Mbit/s", "latency": "1 ms", "multicast": "native"}
+    experiment = build(from_dict({**BASE, "world_size": 16, "topology": topology, "max_steps": 1}))
+
+    async def worker(node, task):
+        if node.rank == 0:
+            await node.multicast(list(range(1, 16)), PAYLOAD, tag="x")
+        else:
+            await node.recv(0, tag="x")
+
+    object.__setattr__(experiment, "strategy", Strategy(worker))
+    outcome = Simulation(experiment).run()
+    assert outcome.error is None
+    network = experiment.topology.build(16)
+    entered = [link.dst for link, report in zip(network.links, outcome.links, strict=True) if report.nbytes]
+    assert len(entered) == len(set(entered))  # no switch gets it twice
+    assert {report.nbytes for report in outcome.links} == {0, outcome.reports[0].sent_nbytes}
+    assert set(network.hosts[1:]) <= set(entered)
+
+
 def test_headers_are_carried_but_not_sent():
     plain, padded = (simulate(network={"message_overhead": {"nbytes": f"{nbytes} B"}}) for nbytes in (0, 100))
     num = sum(event.kind == "send" for report in plain.reports for event in report.events)

@@ -99,6 +99,42 @@ def test_real_mode_refuses_what_it_cannot_carry_out(key, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+# --- the timeline ---------------------------------------------------------------------------------------------
+
+
+def test_faults_are_in_the_trace_and_in_the_picture(tmp_path):
+    import matplotlib.pyplot as plt
+
+    from psgdsim.report import plot_timeline
+
+    scenario = {
+        **BASE,
+        "changes": [{"kind": "link_down", "links": "host1.*", "at": "50 ms", "for": "10 ms"}],
+        "faults": [
+            {"kind": "slow", "rank": 2, "at": "100 ms", "for": "100 ms", "factor": 4},
+            {"kind": "cut", "links": ["host0.up", "host3.*"], "at": "300 ms", "for": "20 ms"},
+        ],
+    }
+    result = psgdsim.run(scenario, out=tmp_path / "run")
+    rows = json.loads((result.folder / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
+    happened = [
+        (row["pid"], row["cat"], row["name"], row["ts"], row["dur"])
+        for row in rows
+        if row.get("cat") in ("fault", "change")
+    ]
+    assert [event[:3] for event in happened] == [
+        (2, "fault", "4x slower"),
+        (4, "change", "host1.*: down"),
+        (4, "fault", "cut host0.up, host3.*"),
+    ]
+    assert [event[3:] for event in happened] == [pytest.approx(each) for each in ((1e5, 1e5), (5e4, 1e4), (3e5, 2e4))]
+    axes = plot_timeline(result)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["rank 0", "rank 1", "rank 2", "rank 3", "network"]
+    assert {text.get_text() for text in axes.texts} == {event[2] for event in happened}
+    assert axes.get_legend().get_texts()[-1].get_text() == "fault or change"
+    plt.close(axes.figure)
+
+
 # --- determinism ----------------------------------------------------------------------------------------------
 
 EVERYTHING = {

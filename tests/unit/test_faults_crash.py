@@ -203,6 +203,27 @@ def test_a_receiver_that_crashes_does_not_stop_a_multicast_under_way(multicast):
     assert received == [1]
 
 
+@pytest.mark.parametrize("multicast", ["native", "relay"])
+def test_a_multicast_under_way_is_not_for_the_next_incarnation(multicast):
+    received = []
+
+    async def send(node):
+        await node.multicast([1, 2], BIG, tag="big")
+        await node.multicast([1, 2], 7, tag="small")
+
+    async def receive(node):
+        if node.now == 0:
+            await node.recv(0, tag="big")
+        received.append((node.rank, (await node.recv(0, tag="small")).payload))
+
+    topology = {**BASE["topology"], "multicast": multicast}
+    faults = [{"kind": "crash", "rank": 2, "at": "2 s", "restart_after": "500 ms"}]
+    outcome = simulate(only(send, receive, receive), faults=faults, topology=topology)
+    assert outcome.error is None
+    assert sorted(received) == [(1, 7), (2, 7)]
+    assert outcome.reports[2].unread == 0
+
+
 @pytest.mark.parametrize("multicast", ["native", "relay", "unicast"])
 def test_a_crash_of_the_sender_ends_its_multicast(multicast):
     seen = []

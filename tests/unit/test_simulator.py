@@ -12,7 +12,7 @@ import pytest
 
 import psgdsim
 from psgdsim.errors import Deadlock, ProgramError, PsgdsimError, StrategyError
-from psgdsim.node import Kernel
+from psgdsim.node import Kernel, Mailbox, Message, Waiter
 from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import build
 from psgdsim.sim.driver import Simulation
@@ -211,3 +211,186 @@ def test_measuring_does_not_change_the_time_of_ranks_that_do_not_wait_for_each_o
     expected = list(range(1, 9)) if measuring.get("evaluate") == {"every": "1 step"} else [8]
     if "max_time" not in measuring:
         assert [row["step"] for row in outcome.evals] == expected
+
+
+# --- what both drivers agree on, and no law can say: it ends the run, or is counted --------------------------------
+
+
+def test_a_multicast_to_nobody_costs_no_bytes():
+    async def worker(node, task):
+        await node.multicast([], 1, tag="nobody")
+
+    for multicast in ("native", "relay", "unicast"):
+        outcome = simulate(worker, topology={**QUADRATIC["topology"], "multicast": multicast})
+        assert outcome.error is None
+        assert [report.sent_nbytes for report in outcome.reports] == [0] * 4
+
+
+@pytest.mark.parametrize("multicast", ["native", "relay"])
+def test_the_laws_of_nodes_hold_however_the_network_multicasts(multicast):
+    changes = {
+        "plugins": ["psgdsim.testing.node_laws"],
+        "strategy": {"kind": "node_law", "law": "all"},
+        "topology": {**QUADRATIC["topology"], "bandwidth": "1 Gbit/s", "multicast": multicast},
+        "max_steps": 1,
+    }
+    assert Simulation(build(from_dict({**QUADRATIC, **changes}))).run().error is None
+
+
+def test_ranks_that_meet_at_different_steps_are_an_error():
+    async def worker(node, task):
+        await node.sleep(0.1 * node.rank)
+        await node.checkpoint(6 + (node.rank == 2), [])
+
+    error = simulate(worker).error
+    assert isinstance(error, StrategyError)
+    places = ", ".join(f"rank {rank} at the end of step {6 + (rank == 2)}" for rank in range(4))
+    assert str(error) == f"the ranks do not end the same steps: {places}"
+
+
+@pytest.mark.parametrize("late", [0.0, 1.0])
+def test_a_rank_that_ends_while_others_meet_is_an_error(late):
+    async def worker(node, task):
+        if node.rank == 3:
+            await node.sleep(late)
+        else:
+            await node.sleep(0.5)
+            await node.checkpoint(6, [])
+
+    error = simulate(worker).error
+    assert isinstance(error, StrategyError)
+    assert str(error).endswith("rank 2 at the end of step 6, rank 3 has ended")
+
+
+def test_an_error_is_not_hidden_by_a_program_that_awaits_in_finally():
+    ended = []
+
+    async def worker(node, task):
+        if node.rank == 2:
+            await node.sleep(1)
+            raise LookupError("on purpose")
+        try:
+            await node.recv(2, tag="never")
+        finally:
+            try:
+                await node.sleep(0.1)
+            finally:
+                await node.sleep(0.1)
+                ended.append("not reached")
+
+    assert "rank 2 at 1 s of virtual time: LookupError: on purpose" in str(simulate(worker).error)
+    assert ended == []
+
+
+def test_a_program_that_will_not_be_cancelled_is_named():
+    async def stubborn(node):
+        while True:
+            try:
+                await node.recv(tag="never")
+            except BaseException:
+                continue
+
+    async def worker(node, task):
+        if node.rank == 0:
+            job = node.spawn(stubborn(node))
+            await node.sleep(0.1)
+            job.cancel()
+            await job.wait()
+
+    error = simulate(worker).error
+    assert isinstance(error, ProgramError)
+    assert "test_simulator.py:" in str(error)
+    assert "stubborn' cannot be cancelled" in str(error)
+
+
+def test_an_error_in_finally_of_a_cancelled_job_ends_the_run():
+    async def fail(node):
+        try:
+            await node.recv(tag="never")
+        finally:
+            raise LookupError("while it was cancelled")
+
+    async def worker(node, task):
+        if node.rank == 0:
+            job = node.spawn(fail(node))
+            await node.sleep(0.1)
+            job.cancel()
+        await node.sleep(1)
+
+    assert "at 0.1 s of virtual time: LookupError: while it was cancelled" in str(simulate(worker).error)
+
+
+def test_an_error_is_not_lost_with_one_who_waited_for_it():
+    async def fail(node):
+        await node.sleep(1)
+        raise LookupError("on purpose")
+
+    async def worker(node, task):
+        if node.rank == 0:
+            job = node.spawn(fail(node))
+            waiting = node.spawn(job.wait())
+            await node.sleep(0.5)
+            waiting.cancel()
+        await node.sleep(2)
+
+    assert "rank 0 at 1 s of virtual time: LookupError: on purpose" in str(simulate(worker).error)
+
+
+def test_a_message_put_back_keeps_its_place():
+    mailbox, got = Mailbox(), []
+    waiters = [Waiter(0, "t", got.append) for _ in range(2)]
+    for waiter in waiters:
+        mailbox.wait(waiter)
+    messages = [Message(0, "t", number) for number in range(4)]
+    for message in messages:
+        mailbox.put(message)
+    assert got == messages[:2]
+    for waiter, message in zip(waiters, messages, strict=False):
+        mailbox.put_back(message)
+        mailbox.cancel(waiter)
+    assert [mailbox.take(0, "t").payload for _ in range(4)] == [0, 1, 2, 3]
+
+
+def test_a_message_put_back_goes_to_one_who_waits():
+    mailbox, got = Mailbox(), []
+    first, second = Waiter(0, "t", lambda _: None), Waiter(None, "t", got.append)
+    mailbox.wait(first)
+    mailbox.put(Message(0, "t", 1))
+    mailbox.wait(second)
+    mailbox.put_back(Message(0, "t", 1))
+    mailbox.cancel(first)
+    assert [message.payload for message in got] == [1]
+    assert mailbox.unread == []
+
+
+def test_a_model_without_accuracy_is_evaluated_once_per_step():
+    outcome = Simulation(build(from_dict({**QUADRATIC, "evaluate": {"every": "2 steps"}}))).run()
+    assert [row["step"] for row in outcome.evals] == [2, 4, 6]
+
+
+HANG_UP = """
+import os, signal, sys, psgdsim
+from psgdsim.scenario import from_dict
+from psgdsim.scenario.experiment import build
+from psgdsim.sim.driver import Simulation
+from psgdsim.strategies.base import Strategy
+import json
+experiment = build(from_dict(json.loads(sys.argv[1])))
+
+async def worker(node, task):
+    await node.sleep(1)
+    if node.rank == 0:
+        os.kill(os.getpid(), signal.SIGHUP)
+    await node.sleep(1)
+
+object.__setattr__(experiment, "strategy", Strategy(worker))
+signal.signal(signal.SIGHUP, getattr(signal, sys.argv[2]))
+outcome = Simulation(experiment).run()
+print(type(outcome.error).__name__, getattr(outcome.error, "exit_code", 0))
+"""
+
+
+@pytest.mark.parametrize(("before", "said"), [("SIG_DFL", "Interrupted 129"), ("SIG_IGN", "NoneType 0")])
+def test_a_hang_up_ends_a_run_unless_it_is_ignored(before, said):
+    command = [sys.executable, "-c", HANG_UP, json.dumps(QUADRATIC), before]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == said
