@@ -17,10 +17,10 @@ from psgdsim.node import check_together
 from psgdsim.real import control, launch
 from psgdsim.real.crew import Crew, Log
 from psgdsim.real.seats import Said, Seat, Signalled
-from psgdsim.real.signals import signals_to
 from psgdsim.real.stall import StallDetector
 from psgdsim.real.transport import is_loopback
 from psgdsim.scenario.experiment import Experiment
+from psgdsim.signals import signals_to
 from psgdsim.trace import Outcome, Progress
 
 MAX_FRAME: Final = 2**30

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import simpy
@@ -15,6 +12,7 @@ from psgdsim.errors import Deadlock, Interrupted, PsgdsimError, StrategyError, p
 from psgdsim.node import Message, check_together
 from psgdsim.scenario.changes import Background, Course
 from psgdsim.scenario.experiment import Experiment
+from psgdsim.signals import signals_to
 from psgdsim.sim.changes import BackgroundTraffic, Courses, Delays, LinkConditions
 from psgdsim.sim.coroutines import Running, wait
 from psgdsim.sim.faults import Faults
@@ -67,7 +65,7 @@ class Simulation:
 
     def run(self) -> Outcome:
         """Run all programs to their end, or to the first error."""
-        with self._signals_end_it():
+        with signals_to(self._interrupt):
             self._start_all()
             while self._error is None and self._left and self.env.peek() != float("inf"):
                 self.env.step()
@@ -100,28 +98,10 @@ class Simulation:
         shares = utilisation(usage, float(self.env.now) or 1.0)
         return [LinkReport(link.name, round(link.nbytes), shares[link.name]) for link in usage]
 
-    @contextmanager
-    def _signals_end_it(self) -> Iterator[None]:
-        """Let the first Ctrl-C, SIGTERM or SIGHUP end the run with what it has; a second one ends the process."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-        hang_up = getattr(signal, "SIGHUP", None)  # not everywhere
-        if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:  # as it is under nohup
-            previous[hang_up] = signal.getsignal(hang_up)
-
-        def interrupt(signum: int, _frame: object) -> None:
-            self._error = self._error or Interrupted(signum)
-            signal.signal(signum, signal.SIG_DFL)
-
-        for signum in previous:
-            signal.signal(signum, interrupt)
-        try:
-            yield
-        finally:
-            for signum, handler in previous.items():
-                signal.signal(signum, handler)
+    def _interrupt(self, signum: int) -> None:
+        """End the run with what it has; a second signal ends the process."""
+        self._error = self._error or Interrupted(signum)
+        signal.signal(signum, signal.SIG_DFL)
 
     # --- programs ---------------------------------------------------------------------------------------------
 

@@ -19,10 +19,10 @@ print(jax.config.jax_compilation_cache_dir)
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"PSGDSIM_CACHE_DIR": "/tmp/mine"}, "/tmp/mine/jaxlib-"),
+        ({"PSGDSIM_CACHE_DIR": "/chosen/mine"}, "/chosen/mine/jaxlib-"),
         ({"PSGDSIM_CACHE_DIR": ""}, "None"),
-        ({"XDG_CACHE_HOME": "/tmp/user"}, "/tmp/user/psgdsim/jaxlib-"),
-        ({"JAX_COMPILATION_CACHE_DIR": "/tmp/jax", "PSGDSIM_CACHE_DIR": "/tmp/mine"}, "/tmp/jax"),
+        ({"XDG_CACHE_HOME": "/chosen/user"}, "/chosen/user/psgdsim/jaxlib-"),
+        ({"JAX_COMPILATION_CACHE_DIR": "/chosen/jax", "PSGDSIM_CACHE_DIR": "/chosen/mine"}, "/chosen/jax"),
     ],
 )
 def test_the_cache_is_where_the_user_says(settings, expected):
