@@ -83,7 +83,7 @@ async def halving_reduce_scatter(node: Node, vector: Any, *, tag: str, ranks: Ra
         ranks: who takes part; all by default.
 
     Returns:
-        Elements `[j*d//N : (j+1)*d//N]` of the sum, j being this rank's place among the ranks.
+        Chunk j of the sum, j being this rank's place among the ranks; it begins at element `j * d // N`.
     """
     group = Group(node, ranks)
     core = _Core(group)

@@ -45,7 +45,7 @@ async def ring_reduce_scatter(node: Node, vector: Any, *, tag: str, ranks: Ranks
         ranks: who takes part, in the order of the ring; all by default.
 
     Returns:
-        Elements `[j*d//N : (j+1)*d//N]` of the sum, j being this rank's place among the ranks.
+        Chunk j of the sum, j being this rank's place among the ranks; it begins at element `j * d // N`.
     """
     group = Group(node, ranks)
     chunks = await node.compute(CUT, vector, group.size)
