@@ -106,9 +106,9 @@ def test_gain_over_combining_without_coding(k, r, ratio):
     assert coded["load_shuffle"] == str(Fraction(2 * k - r - 1, k))
 
 
-# The ancestor's `ccdc` codec: useful packets of D/r values per step (its own count at K=5, r=3 was 80, 20 suffice).
+# The `ccdc` codec of EngineerDDP/Parallel-SGD: useful packets of D/r values per step (it sent 80 at K=5, r=3; 20 do).
 @pytest.mark.parametrize(("k", "r", "packets"), [(5, 2, 30), (5, 3, 20), (4, 2, 12), (5, 4, 5)])
-def test_cdc_all_gather_sends_the_ancestors_useful_packets(k, r, packets):
+def test_cdc_all_gather_sends_the_useful_packets_of_that_platform(k, r, packets):
     experiment = build(from_dict(scenario(k, {"code": "cdc_all_gather", "redundancy": r}, max_steps=1)))
     outcome = run_sim(experiment)
     rows = [row for report in outcome.reports for row in report.rows]
