@@ -9,27 +9,12 @@ import subprocess
 import sys
 
 import pytest
+from fault_cases import BASE
 
 import psgdsim
 from psgdsim.errors import ScenarioError
 from psgdsim.scenario import dump, from_dict, loads
 from psgdsim.scenario.faults import crash, cut, slow
-
-BASE = {
-    "name": "faults",
-    "seed": 5,
-    "world_size": 4,
-    "model": {"kind": "quadratic", "dim": 4, "noise": 0.5},
-    "data": {"kind": "none"},
-    "batch_size": 2,
-    "optimizer": {"kind": "sgd", "learning_rate": 0.1},
-    "strategy": {"kind": "all_reduce", "algorithm": "ring"},
-    "topology": {"kind": "star", "bandwidth": "8 Mbit/s", "latency": "1 ms"},
-    "compute": {"kind": "constant", "time": "100 ms"},
-    "max_steps": 6,
-    "real": {"heartbeat_timeout": "2 s"},
-}
-
 
 # --- what a scenario may say ----------------------------------------------------------------------------------
 

@@ -151,7 +151,8 @@ def test_summary_is_plain_json(tiny: dict[str, Any], tmp_path: Path) -> None:
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")
 
-    json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    text = (tmp_path / "run" / "summary.json").read_text(encoding="utf-8")
+    assert json.loads(text, parse_constant=refuse)["status"] == "completed"
 
 
 def test_a_run_never_overwrites(tiny: dict[str, Any], tmp_path: Path) -> None:
