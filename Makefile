@@ -59,8 +59,9 @@ format: $(VENV)/dev.stamp  ## repair style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/core.stamp  ## measure what the simulator adds to the arithmetic
-	$(BIN)/python benchmarks/sim_overhead.py
+bench: $(VENV)/core.stamp  ## measure everything that benchmarks/ can measure by itself
+	@for file in $(filter-out %_floors.py,$(wildcard benchmarks/*.py)); do \
+		echo "# $$file" && $(BIN)/python $$file || exit 1; done
 
 docs: $(VENV)/docs.stamp  ## build the documentation as HTML into docs/_build/html
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html

@@ -6,7 +6,8 @@ is over (8,064 flows); sizes all different (within half) or all equal.
 
 The floor, in the same process: the least that one would write with numpy, which shares all links anew whenever a flow
 enters or ends, and has no events, no programs, no accounts. Flows that end at the same instant end together in it
-(`floor`), or one after the other (`floor_one_by_one`); with distinct sizes that is the same.
+(`floor`), or one after the other (`floor_one_by_one`); with distinct sizes that is the same. The simulator gets all
+that starts at one instant in one call.
 
     python benchmarks/network_all_to_all.py [--repeats N]
 
@@ -101,21 +102,23 @@ def naive(todo: list[tuple[int, int, int, int]], *, one_by_one: bool = False) ->
 
 
 def by_network(todo: list[tuple[int, int, int, int]]) -> float:
-    """Return the same from the simulator's network: one message after the other per host and phase."""
+    """Return the same from the simulator's network: those of a host one after the other, phase by phase."""
     from psgdsim.sim.network import Network
 
     env = simpy.Environment()
     network = Network(env, topology())
-    after = {(src, phase): (dst, nbytes) for src, dst, nbytes, phase in todo if phase}
+    after = {(src, phase): (src, dst, nbytes, phase) for src, dst, nbytes, phase in todo if phase}
 
-    def start(src: int, dst: int, nbytes: int, phase: int) -> None:
-        sent = network.send(src, dst, nbytes)
-        if (src, phase + 1) in after:
-            sent.callbacks.append(lambda _: start(src, *after[src, phase + 1], phase + 1))
+    def start(sent: list[tuple[int, int, int, int]]) -> None:
+        def go_on(arrived: list[int]) -> None:
+            nexts = [after[key] for i in arrived if (key := (sent[i][0], sent[i][3] + 1)) in after]
+            if nexts:
+                start(nexts)
 
-    for src, dst, nbytes, phase in todo:
-        if phase == 0:
-            start(src, dst, nbytes, phase)
+        srcs, dsts, nbytes, _ = zip(*sent, strict=True)
+        network.send_many(srcs, dsts, nbytes, go_on)
+
+    start([message for message in todo if message[-1] == 0])
     env.run()
     return float(env.now)
 

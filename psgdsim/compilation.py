@@ -33,6 +33,33 @@ def lazy_jit(function: Callable[..., Any], *, static: tuple[str, ...] = ()) -> C
     return call
 
 
+class CompileClock:
+    """Add up the time that jax spends on tracing and compiling in this process, from now on.
+
+    Attributes:
+        seconds: so far [s].
+        num_programs: how many programs have been compiled, or taken from the cache on disk.
+    """
+
+    def __init__(self) -> None:
+        import jax
+
+        self.seconds = 0.0
+        self.num_programs = 0
+        jax.monitoring.register_event_duration_secs_listener(self._hear)
+
+    def _hear(self, event: str, duration_secs: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile/"):
+            self.seconds += duration_secs
+            self.num_programs += event.endswith("/backend_compile_duration")
+
+
+@functools.cache
+def compile_clock() -> CompileClock:
+    """Return the clock of this process; it runs since this was called for the first time."""
+    return CompileClock()
+
+
 def use_cache_on_disk() -> None:
     """Let jax keep what it compiles in the user's cache folder; call it before anything is compiled.
 

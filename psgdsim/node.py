@@ -11,8 +11,7 @@ arithmetic goes through `Node.compute` with a `Kernel`; a program that must bran
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
@@ -32,12 +31,18 @@ class Kernel:
         kind: what its time is charged as. The simulator takes the time of a `gradient` from the scenario's compute
             model; an `update` or `codec` kernel takes none.
         rows: given the function's arguments, how many rows of data it works on; the compute time is proportional.
+        is_mapped: whether its arguments are lists of one length, and its result lists of that length, too, whose elements
+            depend on the elements of the arguments at the same place alone.
+        is_weighted_sum: whether it is `(weights, trees) -> tree`, the sum of weight times tree; then a simulation that
+            need not agree with real mode bit for bit may add in another order.
     """
 
     name: str
     function: Callable[..., Any]
     kind: Literal["gradient", "update", "codec"] = "update"
     rows: Callable[..., int] | None = None
+    is_mapped: bool = False
+    is_weighted_sum: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,13 @@ class Message:
     src: int
     tag: str
     payload: Any
+
+
+class Collective(Protocol):
+    """An operation that all workers take part in, such as the sum of a vector over all of them."""
+
+    def __call__(self, node: Node, vector: Any, *, tag: str) -> Coroutine[Any, Any, Any]:
+        """Take part with a value of shape `(d,)`; the tag names the operation and the step."""
 
 
 class Job(Protocol):
@@ -70,13 +82,23 @@ class Node(ABC):
 
     Attributes:
         rank: this node's rank, 0-based.
-        world_size: the number of workers.
-        role: `"worker"` or `"server"`.
+        world_size: the number of workers; they are ranks 0 .. world_size - 1.
+        num_servers: the number of servers, whose ranks come after those of the workers.
     """
 
     rank: int
     world_size: int
-    role: str
+    num_servers: int
+
+    @property
+    def servers(self) -> range:
+        """The ranks of the servers."""
+        return range(self.world_size, self.world_size + self.num_servers)
+
+    @property
+    def role(self) -> Literal["worker", "server"]:
+        """What this node is."""
+        return "worker" if self.rank < self.world_size else "server"
 
     @property
     @abstractmethod
@@ -119,10 +141,28 @@ class Node(ABC):
     async def recv(self, src: int | None = ANY, *, tag: str, timeout: float | None = None) -> Message:
         """Wait for a message with this tag, from `src` or from any rank; first come, first served.
 
+        The loss of a peer is told once to those that receive from any rank, in its turn among the messages: what has
+        come before it is received before, one receive from any rank fails, and the next go on with the ranks that are
+        left. A peer that has come back and is lost again is told again.
+
         Raises:
-            PeerLost: `src` is gone and nothing of it is left to receive.
+            PeerLost: `src` is gone and nothing of it is left to receive; or, from any rank, a peer is gone and no
+                receive has said so yet, or all other ranks are gone and nothing of them is left.
             RecvTimeout: nothing came within `timeout` seconds.
         """
+
+    async def collective(self, operation: Collective, vector: Any, *, tag: str) -> Any:
+        """Take part in an operation of all workers, and return its result; a driver may know a quicker way to it.
+
+        All workers call it with the same operation, the same tag and vectors of one shape and type, and send, receive
+        and compute nothing else until it has returned.
+
+        Args:
+            operation: such as `collectives.ring_all_reduce`.
+            vector: a value of shape `(d,)`.
+            tag: names the operation and the step.
+        """
+        return await operation(self, vector, tag=tag)
 
     @abstractmethod
     async def sleep(self, seconds: float) -> None:
@@ -147,33 +187,35 @@ class Node(ABC):
     async def checkpoint(self, step: int, models: Sequence[Any]) -> bool:
         """End a step: close its row, hand over the models, and learn whether to go on.
 
-        All workers call it after every step, in the same order. After the last step, and after one whose evaluation
-        decides whether a target is reached, it is a barrier among the workers; over TCP also after any other step that
-        is evaluated, or that may be the last by `max_time`. The time of an evaluation counts nowhere.
+        In lock step, all ranks call it after every step, in the same order. After the last step, and after one whose
+        evaluation decides whether a target is reached, it is a barrier among them; over TCP also after any other step
+        that is evaluated, or that may be the last by `max_time`. The time of an evaluation counts nowhere.
+
+        Where ranks run freely (`Strategy.is_lock_step`), only those that lead call it, each decides by its own step
+        and time, and it is a barrier only where a run of several of them ends. Over TCP an evaluation takes place after
+        the run, on the models of the moment; only one that may end the run takes time of the leader's.
 
         Args:
             step: the step that ended; the first is 1.
             models: the parameters of each model that is trained, usually one.
 
         Returns:
-            True to go on; False, at the same step on every rank, to end.
+            True to go on; False, in lock step at the same step on every rank, to end.
 
         Raises:
             StrategyError: (ends the run) ranks meet after different steps, or when another's program has ended.
         """
 
+    @abstractmethod
+    def end_step(self, step: int) -> None:
+        """End a step of a rank that does not lead: close its row, no more.
 
-@dataclass(eq=False)
-class Waiter:
-    """A pending receive: whom it waits for, for what, and whom to wake."""
+        Args:
+            step: the step that ended, by this rank's own count; the first is 1.
+        """
 
-    src: int | None
-    tag: str
-    wake: Callable[[Message], None]
 
-    def __str__(self) -> str:
-        source = "any rank" if self.src is ANY else f"rank {self.src}"
-        return f"recv(tag={self.tag!r}) from {source}"
+_CONTAINERS: Final = frozenset({dict, list, tuple})
 
 
 def snapshot(payload: Any) -> Any:
@@ -191,8 +233,10 @@ def snapshot(payload: Any) -> Any:
     """
     kind = type(payload)
     if kind is dict:
-        return {key: snapshot(child) for key, child in payload.items()}
-    return kind(map(snapshot, payload)) if kind in (list, tuple) else payload
+        return {key: snapshot(child) if type(child) in _CONTAINERS else child for key, child in payload.items()}
+    if kind in _CONTAINERS:
+        return kind([snapshot(child) if type(child) in _CONTAINERS else child for child in payload])
+    return payload
 
 
 def check_together(arrived: Mapping[int, int], ended: Collection[int] = ()) -> None:
@@ -209,78 +253,3 @@ def check_together(arrived: Mapping[int, int], ended: Collection[int] = ()) -> N
         places = [f"rank {rank} at the end of step {step}" for rank, step in sorted(arrived.items())]
         places += [f"rank {rank} has ended" for rank in sorted(ended)]
         raise StrategyError(f"the ranks do not end the same steps: {', '.join(places)}")
-
-
-class Mailbox:
-    """Match messages with receives: one rule for both drivers.
-
-    A message goes to the oldest receive that fits it; a receive takes the oldest message that fits it.
-    """
-
-    def __init__(self) -> None:
-        self._messages: dict[Hashable, deque[tuple[int, Message]]] = {}
-        self._waiters: list[Waiter] = []
-        self._handed: dict[Waiter, tuple[int, Message]] = {}
-        self._arrivals = 0
-
-    @property
-    def waiters(self) -> tuple[Waiter, ...]:
-        """The receives that wait, oldest first."""
-        return tuple(self._waiters)
-
-    @property
-    def unread(self) -> list[Message]:
-        """The messages that nobody took, oldest first."""
-        pairs = (pair for queue in self._messages.values() for pair in queue)
-        return [message for _, message in sorted(pairs, key=lambda pair: pair[0])]
-
-    def put(self, message: Message) -> None:
-        """Deliver a message: wake the oldest receive that fits it, or keep it."""
-        self._arrivals += 1
-        if not self._hand(self._arrivals, message):
-            self._messages.setdefault((message.src, message.tag), deque()).append((self._arrivals, message))
-
-    def put_back(self, message: Message) -> None:
-        """Take back what a receive was woken with but never took, before `cancel` forgets that receive.
-
-        It is as old as it was: it goes to another receive, or before all that came after it.
-        """
-        numbers = (number for number, handed in self._handed.values() if handed is message)
-        number = next(numbers, 0)
-        if self._hand(number, message):
-            return
-        queue = self._messages.setdefault((message.src, message.tag), deque())
-        place = sum(1 for other, _ in queue if other < number)
-        queue.insert(place, (number, message))
-
-    def _hand(self, number: int, message: Message) -> bool:
-        """Wake the oldest receive that fits a message; return False if there is none."""
-        for waiter in self._waiters:
-            if waiter.tag == message.tag and waiter.src in (ANY, message.src):
-                self._waiters.remove(waiter)
-                self._handed[waiter] = number, message
-                waiter.wake(message)
-                return True
-        return False
-
-    def take(self, src: int | None, tag: str) -> Message | None:
-        """Take the oldest kept message that fits, or None."""
-        slots = [(src, tag)] if src is not ANY else [slot for slot in self._messages if slot[1] == tag]  # type: ignore[index]
-        slot = min(slots, key=lambda slot: self._messages[slot][0][0] if slot in self._messages else 0, default=None)
-        if slot is None or slot not in self._messages:
-            return None
-        queue = self._messages[slot]
-        message = queue.popleft()[1]
-        if not queue:
-            del self._messages[slot]
-        return message
-
-    def wait(self, waiter: Waiter) -> None:
-        """Add a pending receive."""
-        self._waiters.append(waiter)
-
-    def cancel(self, waiter: Waiter) -> None:
-        """Forget a receive, pending or woken, when it ends; it must never swallow a later message."""
-        self._handed.pop(waiter, None)
-        if waiter in self._waiters:
-            self._waiters.remove(waiter)

@@ -5,6 +5,7 @@ summary.json    the run in one page
 steps.csv       one row per rank and step
 evals.csv       one row per evaluation and model
 links.csv       one row per link of the simulated network
+link_series.csv one row per span of time and link
 trace.json      the timeline, for Perfetto or chrome://tracing
 params.npz      the final parameters, by name
 log.txt         what was said on the way
@@ -12,13 +13,13 @@ log.txt         what was said on the way
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
 import os
 import platform
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,13 +32,13 @@ from psgdsim._version import __version__
 from psgdsim.errors import PsgdsimError
 from psgdsim.report.timeline import chrome_trace
 from psgdsim.scenario.experiment import Experiment
-from psgdsim.trace import ACTIVITIES, Outcome
+from psgdsim.tables import plain_text, read_table, table_text
+from psgdsim.trace import ACTIVITIES, LinkBin, LinkReport, Outcome
 
 if TYPE_CHECKING:
     import numpy as np
 
 STEP_COLUMNS = ("rank", "step", "time", "loss", "bytes", "staleness", *(f"{name}_s" for name in ACTIVITIES))
-LINK_COLUMNS = ("name", "nbytes", "utilisation")
 EVAL_COLUMNS = ("time", "step", "model", "train_loss", "test_loss", "test_accuracy")
 FINAL = ("train_loss", "test_loss", "test_accuracy")
 
@@ -70,6 +71,16 @@ class RunResult:
         return read_table(self.folder / "evals.csv")
 
     @cached_property
+    def links(self) -> dict[str, np.ndarray]:
+        """The columns of `links.csv`, one row per link of the simulated network."""
+        return read_table(self.folder / "links.csv")
+
+    @cached_property
+    def link_series(self) -> dict[str, np.ndarray]:
+        """The columns of `link_series.csv`: what each link did over time, one row per span of time and link."""
+        return read_table(self.folder / "link_series.csv")
+
+    @cached_property
     def params(self) -> dict[str, np.ndarray]:
         """The final parameters by name; those of several models are called `model0/...`, `model1/...`."""
         import numpy as np
@@ -97,22 +108,6 @@ def load_run(folder: str | os.PathLike[str]) -> RunResult:
     return RunResult(path, summary)
 
 
-def read_table(path: Path) -> dict[str, np.ndarray]:
-    """Read a CSV file with a header to columns: integers where all are, floats with NaN for empty cells."""
-    import numpy as np
-
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file))
-    columns = {}
-    for i, name in enumerate(header):
-        cells = [row[i] for row in rows]
-        try:
-            columns[name] = np.asarray([int(cell) for cell in cells])
-        except ValueError:
-            columns[name] = np.asarray([float(cell) if cell else math.nan for cell in cells])
-    return columns
-
-
 def write_whole(path: Path, write: Callable[[io.BufferedIOBase], object]) -> None:
     """Write a file so that it appears whole or not at all, also after a crash.
 
@@ -137,17 +132,9 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda file: file.write(text.encode("utf-8")))
 
 
-def table_text(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
-    """Return rows as CSV: the given columns first, then whatever else the rows have; empty where a row has nothing."""
-    names = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in rows)
-    return text.getvalue()
-
-
-def summarize(experiment: Experiment, mode: str, outcome: Outcome, wall: float) -> dict[str, Any]:
+def summarize(
+    experiment: Experiment, mode: str, outcome: Outcome, wall: float, compiling: float | None = None
+) -> dict[str, Any]:
     """Return what `summary.json` holds.
 
     Args:
@@ -155,27 +142,32 @@ def summarize(experiment: Experiment, mode: str, outcome: Outcome, wall: float) 
         mode: `sim` or `real`.
         outcome: what the driver returned.
         wall: seconds on the clock from start to end, everything included.
+        compiling: how many of them went into compiling, or None if that is not known.
     """
     scenario = experiment.scenario
     rows = [row for report in outcome.reports for row in report.rows]
-    staleness = [row["staleness"] for row in rows]
     finals = [row for row in outcome.evals if row["step"] == outcome.evals[-1]["step"]]
     best = max(finals, key=_merit, default=dict.fromkeys(FINAL))
+    staleness: Counter[int | float] = Counter()
+    for report in outcome.reports:
+        staleness.update(report.staleness if report.rank < scenario.world_size else {})
     summary: dict[str, Any] = {
         "status": "completed" if outcome.error is None else "failed",
         "mode": mode,
         "scenario": scenario.name,
         "seed": scenario.seed,
         "world_size": scenario.world_size,
-        "steps": max((row["step"] for row in rows), default=0),
+        **({"num_servers": experiment.strategy.num_servers} if experiment.strategy.num_servers else {}),
+        "steps": experiment.num_steps(rows),
         "time_s": outcome.time,
         "wall_s": wall,
+        "compile_s": compiling,
         "bytes": _bytes(outcome),
         "links": _links(outcome),
         "final": {name: best[name] for name in FINAL},
         "params_sha256": trees.digest(outcome.models) if outcome.models else None,
         "seconds": _seconds(outcome),
-        "staleness": {"mean": sum(staleness) / max(1, len(staleness)), "max": max(staleness, default=0)},
+        "staleness": experiment.strategy.staleness(staleness),
         "versions": versions(),
     }
     if len(finals) > 1:
@@ -252,8 +244,10 @@ def write_outcome(folder: Path, summary: dict[str, Any], outcome: Outcome, log: 
     )
     write_text(folder / "steps.csv", table_text(STEP_COLUMNS, rows))
     write_text(folder / "evals.csv", table_text(EVAL_COLUMNS, outcome.evals))
-    write_text(folder / "links.csv", table_text(LINK_COLUMNS, [link._asdict() for link in outcome.links]))
-    write_text(folder / "trace.json", json.dumps(chrome_trace(outcome.reports, outcome.network_events)))
+    write_text(folder / "links.csv", plain_text(LinkReport._fields, outcome.links))
+    write_text(folder / "link_series.csv", plain_text(LinkBin._fields, outcome.link_bins))
+    timeline = chrome_trace(outcome.reports, outcome.network_events, summary["world_size"])
+    write_text(folder / "trace.json", json.dumps(timeline))
     if outcome.models:
         named = dict(_named_params(outcome.models))
         write_whole(folder / "params.npz", lambda file: np.savez(file, **named))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from psgdsim import results, scenario
-from psgdsim.compilation import use_cache_on_disk
+from psgdsim.compilation import compile_clock, use_cache_on_disk
 from psgdsim.errors import PsgdsimError, ScenarioError, StrategyError
 from psgdsim.results import RunResult
 from psgdsim.scenario import Scenario
@@ -40,7 +40,7 @@ def run(
         out: the run folder; must not hold a run already. By default `runs/NAME-MODE-TIMESTAMP`.
         overrides: a change such as `"strategy.redundancy=3"`, or several, applied before validation.
         seed: replaces the scenario's seed.
-        progress: told after every step of rank 0.
+        progress: told after every step of the first rank that leads.
         announce: takes what the user should know at once, such as where workers started by hand are awaited.
         check: whether to raise if the run fails; its folder is written either way.
 
@@ -71,6 +71,7 @@ def run(
     folder = _choose_folder(resolved.name, mode, out)
     started = time.perf_counter()
     use_cache_on_disk()
+    compiled_before = compile_clock().seconds
     experiment = build(resolved, clock=time.perf_counter)
     _make(folder)
     _save(folder, lambda: results.write_text(folder / "scenario.yaml", scenario.dump(experiment.scenario)))
@@ -88,8 +89,14 @@ def run(
         folder.rmdir()
         raise
     if outcome.error is None:
-        outcome.error = _disagreement(experiment, outcome) or _early_end(experiment, outcome)
-    summary = results.summarize(experiment, mode, outcome, time.perf_counter() - started)
+        outcome.error = _disagreement(experiment, mode, outcome) or _early_end(experiment, outcome)
+    summary = results.summarize(
+        experiment,
+        mode,
+        outcome,
+        time.perf_counter() - started,
+        compile_clock().seconds - compiled_before if mode == "sim" else None,
+    )
     lines = [*log, *_eval_lines(outcome), *_traceback(outcome.error)]
     _save(folder, lambda: results.write_outcome(folder, summary, outcome, lines))
     if check and outcome.error is not None:
@@ -158,22 +165,25 @@ def _drive(
     return run_real(experiment, scenario.dump(experiment.scenario), progress=progress, log=log, announce=announce)
 
 
-def _disagreement(experiment: Experiment, outcome: Outcome) -> StrategyError | None:
+def _disagreement(experiment: Experiment, mode: Mode, outcome: Outcome) -> StrategyError | None:
     """Return an error if ranks that should hold the same parameters do not."""
-    digests = {report.rank: report.digest for report in outcome.reports}
-    odd = [rank for rank, digest in digests.items() if digest != digests[0]]
+    if mode == "sim" and experiment.scenario.execution == "batched":
+        return None  # replicas that were computed in different batches may differ by rounding
+    digests = {report.rank: report.digest for report in outcome.reports if report.rank in experiment.leaders}
+    first = experiment.leaders[0]
+    odd = [rank for rank, digest in digests.items() if digest != digests[first]]
     if not odd or not experiment.strategy.is_replicated:
         return None
     return StrategyError(
-        f"rank {odd[0]} ends with other parameters than rank 0 (sha256 {digests[odd[0]][:12]}... against "
-        f"{digests[0][:12]}...), which this strategy rules out; the machines' arithmetic differs"
+        f"rank {odd[0]} ends with other parameters than rank {first} (sha256 {digests[odd[0]][:12]}... against "
+        f"{digests[first][:12]}...), which this strategy rules out; the machines' arithmetic differs"
     )
 
 
 def _early_end(experiment: Experiment, outcome: Outcome) -> StrategyError | None:
     """Return an error if the programs ended although no stop rule says so."""
     schedule = experiment.task.schedule
-    steps = max((row["step"] for report in outcome.reports for row in report.rows), default=0)
+    steps = experiment.num_steps([row for report in outcome.reports for row in report.rows])
     if steps and (schedule.target_accuracy is not None or schedule.max_time is not None):
         return None
     if steps >= schedule.last_step:

@@ -84,8 +84,12 @@ class Schedule:
             time: when its last rank ended it [s].
             accuracy: the best test accuracy of the models, or None if they were not evaluated.
         """
-        reached = self.target_accuracy is not None and accuracy is not None and accuracy >= self.target_accuracy
-        return step >= self.last_step or reached or (self.max_time is not None and time >= self.max_time)
+        is_late = self.max_time is not None and time >= self.max_time
+        return step >= self.last_step or self.is_reached(accuracy) or is_late
+
+    def is_reached(self, accuracy: float | None) -> bool:
+        """Whether a test accuracy, None if there is none, is the one that ends the run."""
+        return self.target_accuracy is not None and accuracy is not None and accuracy >= self.target_accuracy
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,16 @@ class Task:
         """
         if num_blocks > self.global_rows:
             raise ValueError(f"{num_blocks} blocks need at least {num_blocks} rows per step; got {self.global_rows}")
+        if num_blocks not in self._orders:
+            self._orders[num_blocks] = self._deal(num_blocks)
+        return self._orders[num_blocks]
+
+    @cached_property
+    def _orders(self) -> dict[int, SampleOrder]:
+        """By number of blocks: ranks of one process share them."""
+        return {}
+
+    def _deal(self, num_blocks: int) -> SampleOrder:
         generator = rng.stream(self.seed, "partition")
         shards = self.partition.split(self.dataset.train_targets, num_blocks, generator)
         return SampleOrder(shards, split_rows(self.global_rows, num_blocks), self.seed)
@@ -172,7 +186,10 @@ class Task:
             pairs = [self._gradient(params, inputs, targets, ids) for params, ids in zip(models, blocks, strict=True)]
             return [loss for loss, _ in pairs], [gradient for _, gradient in pairs]
 
-        return Kernel("gradients", gradients, "gradient", rows=lambda _models, blocks: sum(len(ids) for ids in blocks))
+        def rows(_models: Sequence[Any], blocks: Sequence[np.ndarray]) -> int:
+            return sum(len(ids) for ids in blocks)
+
+        return Kernel("gradients", gradients, "gradient", rows, is_mapped=True)
 
     @cached_property
     def apply(self) -> Kernel:
@@ -197,7 +214,12 @@ class Task:
     @cached_property
     def encode(self) -> Kernel:
         """`(update, state, rank, step) -> (payload, state)`; the random key is that of the rank and the step."""
-        base = functools.cache(lambda: rng.key(self.seed, "codec"))
+        @functools.cache
+        def base() -> Any:
+            import jax
+
+            with jax.ensure_compile_time_eval():
+                return rng.key(self.seed, "codec")
 
         @lazy_jit
         def encode(update: Any, state: Any, key: Any, rank: int, step: int) -> tuple[Any, Any]:
@@ -240,11 +262,13 @@ class Task:
             return total
 
         def call(weights: Sequence[float], addends: Sequence[Any]) -> Any:
+            import jax.numpy as jnp
             import numpy as np
 
-            return weighted_sum(np.asarray(weights, np.float32), list(addends))
+            is_plain = all(isinstance(weight, int | float) for weight in weights)
+            return weighted_sum((np if is_plain else jnp).asarray(weights, np.float32), list(addends))
 
-        return Kernel("weighted_sum", call)
+        return Kernel("weighted_sum", call, is_weighted_sum=True)
 
     # --- evaluation, outside the timed loop -------------------------------------------------------------------
 
@@ -285,9 +309,11 @@ class Task:
 
     @cached_property
     def _train_rows(self) -> tuple[Any, Any]:
+        import jax
         import jax.numpy as jnp
 
-        return jnp.asarray(self.dataset.train_inputs), jnp.asarray(self.dataset.train_targets)
+        with jax.ensure_compile_time_eval():
+            return jnp.asarray(self.dataset.train_inputs), jnp.asarray(self.dataset.train_targets)
 
     @cached_property
     def _gradient(self) -> Any:

@@ -6,12 +6,12 @@ It has no clock of its own; the driver gives it one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
-from psgdsim import trees
 from psgdsim.errors import ProgramError
 
 Activity = Literal["compute", "encode", "transfer", "wait"]
@@ -20,14 +20,19 @@ ACTIVITIES: tuple[Activity, ...] = ("compute", "encode", "transfer", "wait")
 """In order of precedence: a rank that computes while it sends is computing; one that waits for bytes already on
 their way is transferring."""
 
-RESERVED = frozenset({"rank", "step", "time", "bytes", *(f"{activity}_s" for activity in ACTIVITIES)})
+_COLUMNS = tuple(f"{activity}_s" for activity in ACTIVITIES)
+
+RESERVED = frozenset({"rank", "step", "time", "bytes", *_COLUMNS})
 """Columns of a step's row that a program cannot record."""
 
 _PLACES = {activity: place for place, activity in enumerate(ACTIVITIES)}
 _IDLE = _PLACES["wait"]
 
-MAX_EVENTS = 200_000
-"""Events kept per rank; further ones are counted, not kept."""
+Level = Literal["off", "steps", "full"]
+"""What is kept: `full`, events and the rows of steps; `steps`, no events; `off`, of most ranks the last row alone."""
+
+MAX_EVENTS = 2_000_000
+"""Events kept of all ranks together, of each its share; further ones are counted, not kept."""
 
 
 class Event(NamedTuple):
@@ -59,14 +64,19 @@ class RankLog:
     Args:
         rank: whose log this is.
         clock: returns the time [s].
+        max_events: how many events are kept; with 0, they are not even counted.
+        keeps_rows: whether the rows of all steps are kept; if not, only the last one (of each life).
     """
 
     rank: int
     clock: Callable[[], float]
+    max_events: int = MAX_EVENTS
+    keeps_rows: bool = True
     step: int = 1
     events: list[Event] = field(default_factory=list)
     dropped_events: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
+    staleness: Counter[int | float] = field(default_factory=Counter)
     sent_nbytes: int = 0
     payload_nbytes: int = 0
     relay_nbytes: int = 0
@@ -77,7 +87,7 @@ class RankLog:
         self._current = _IDLE
         self._since = self.clock()
         self._values: dict[str, Any] = {}
-        self._at_step_start = dict(self.seconds)
+        self._at_step_start = self._seconds[:]
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -110,6 +120,11 @@ class RankLog:
         """Whether the one activity under way is waiting."""
         return self._current == _IDLE and self._active[_IDLE] > 0
 
+    def charge_wait(self, activity: Activity, seconds: float) -> None:
+        """Charge time that was counted as waiting to another activity."""
+        self._seconds[_PLACES[activity]] += seconds
+        self._seconds[_IDLE] -= seconds
+
     @contextmanager
     def during(self, activity: Activity) -> Iterator[None]:
         """Hold an activity for the length of a block."""
@@ -121,19 +136,13 @@ class RankLog:
 
     def add_event(self, kind: str, name: str, start: float, *, peer: int = -1, nbytes: int = 0) -> None:
         """Keep one event that ends now."""
-        if len(self.events) < MAX_EVENTS:
+        if len(self.events) < self.max_events:
             self.events.append(Event(kind, name, start, self.clock(), self.step, peer, nbytes))
-        else:
+        elif self.max_events:
             self.dropped_events += 1
 
     def count_sent(self, nbytes: int, payload_nbytes: int, *, copies: int = 0) -> None:
-        """Count one frame that this rank puts on the network.
-
-        Args:
-            nbytes: the whole frame [byte].
-            payload_nbytes: the tensors in it [byte].
-            copies: how many copies the network makes of it (multicast), counted apart.
-        """
+        """Count what this rank puts on the network: whole frames, the tensors in them, and copies the network makes."""
         self.sent_nbytes += nbytes
         self.payload_nbytes += payload_nbytes
         self.relay_nbytes += nbytes * copies
@@ -147,37 +156,30 @@ class RankLog:
         for name, value in values.items():
             if name in RESERVED:
                 raise ProgramError(f"rank {self.rank} records {name!r}, which is filled in for every step; rename it")
-            if not (hasattr(value, "dtype") or isinstance(value, bool | int | float)):
-                raise ProgramError(f"rank {self.rank} records {name}={value!r}; expected a number or a value")
+            is_plain = isinstance(value, bool | int | float)
+            if not (is_plain or (hasattr(value, "dtype") and name != "staleness")):
+                expected = "a plain number" if name == "staleness" else "a number or a value"
+                raise ProgramError(f"rank {self.rank} records {name}={value!r}; expected {expected}")
         self._values.update(values)
 
     def close_step(self, step: int) -> dict[str, Any]:
         """End the step under way and return its row."""
         self._settle()
-        spent = {name: self.seconds[name] - self._at_step_start[name] for name in ACTIVITIES}
-        row = {
-            "rank": self.rank,
-            "step": step,
-            "time": self.clock(),
-            "bytes": self.sent_nbytes,
-            "staleness": 0,
-            **{f"{name}_s": seconds for name, seconds in spent.items()},
-            **self._values,
-        }
+        row = {"rank": self.rank, "step": step, "time": self.clock(), "bytes": self.sent_nbytes, "staleness": 0}
+        for column, now, before in zip(_COLUMNS, self._seconds, self._at_step_start, strict=True):
+            row[column] = now - before
+        row.update(self._values)
+        self.staleness[row["staleness"]] += 1
+        if not self.keeps_rows and self.rows and self.rows[-1]["step"] < step:
+            self.rows.pop()
         self.rows.append(row)
         self._values = {}
-        self._at_step_start = dict(self.seconds)
+        self._at_step_start = self._seconds[:]
         self.step = step + 1
         return row
 
-    def report(self, read: Callable[[Any], Any], models: Sequence[Any], unread: int) -> RankReport:
-        """Return everything as plain data.
-
-        Args:
-            read: turns recorded values into numbers.
-            models: the parameters this rank ended with, as arrays.
-            unread: messages that nobody received.
-        """
+    def report(self, read: Callable[[Any], Any], digest: str, unread: int) -> RankReport:
+        """Return everything as plain data, the recorded values `read` as numbers; see `RankReport` for the rest."""
         self._settle()
         rows = [{name: _plain(read(value)) for name, value in row.items()} for row in self.rows]
         return RankReport(
@@ -189,8 +191,9 @@ class RankLog:
             sent_nbytes=self.sent_nbytes,
             payload_nbytes=self.payload_nbytes,
             relay_nbytes=self.relay_nbytes,
-            digest=trees.digest(list(models)),
+            digest=digest,
             unread=unread,
+            staleness=dict(self.staleness),
         )
 
 
@@ -206,6 +209,7 @@ class RankReport:
     Attributes:
         digest: sha256 of the models this rank ended with.
         unread: messages that arrived and that nobody received.
+        staleness: how many of all steps, also of those whose rows are not kept, were how stale.
         control_nbytes: bytes that are not the program's: heartbeats, barriers, results [byte].
     """
 
@@ -219,6 +223,7 @@ class RankReport:
     relay_nbytes: int
     digest: str
     unread: int
+    staleness: dict[int | float, int] = field(default_factory=dict)
     control_nbytes: int = 0
 
 
@@ -229,8 +234,30 @@ class LinkReport(NamedTuple):
         name: the link's.
         nbytes: what it has carried, headers that the network adds included [byte].
         utilisation: the part of its capacity that was used, over the whole run.
+        queue_mean: how many messages were on it or waited for it at once, on average; None where nothing queues.
+        queue_max: how many at most.
     """
 
+    name: str
+    nbytes: int
+    utilisation: float
+    queue_mean: float | None = None
+    queue_max: int | None = None
+
+
+class LinkBin(NamedTuple):
+    """What one link of a simulated network did for a while.
+
+    Attributes:
+        start: when the while began [s].
+        end: when it ended [s].
+        name: the link's.
+        nbytes: what it carried in that time [byte]; over all bins it is what the link carried in the run.
+        utilisation: the part of its capacity that was used in that time.
+    """
+
+    start: float
+    end: float
     name: str
     nbytes: int
     utilisation: float
@@ -247,6 +274,7 @@ class Outcome:
         models: the final parameters as pytrees of numpy arrays; empty if there are none.
         error: why the run failed, or None.
         links: one per link of the simulated network, in its order.
+        link_bins: the same over time, bin after bin.
         network_events: what happened to the network in simulation.
     """
 
@@ -256,6 +284,7 @@ class Outcome:
     models: list[Any]
     error: Exception | None = None
     links: list[LinkReport] = field(default_factory=list)
+    link_bins: list[LinkBin] = field(default_factory=list)
     network_events: list[Event] = field(default_factory=list)
 
 
@@ -263,4 +292,7 @@ class Progress(Protocol):
     """Whoever wants to know how a run is getting on."""
 
     def __call__(self, time: float, step: int, last_step: float, loss: float | None, nbytes: int) -> None:
-        """Take note: time [s], the step that rank 0 ended and the last one, its loss, and the bytes it has sent."""
+        """Take note of the first rank that leads: when it ended which step [s], of how many, and the bytes it has sent.
+
+        `last_step` is infinite if that is not known; `loss` is the last one of rank 0, or None.
+        """

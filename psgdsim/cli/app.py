@@ -110,7 +110,7 @@ def check(files: Files, overrides: Overrides = None) -> None:
         except ScenarioError as error:
             errors.append(str(error))
         else:
-            typer.echo(f"{file}: ok: {scenario.name}, {scenario.world_size} ranks, {scenario.strategy.kind}")
+            typer.echo(f"{file}: ok: {scenario.name}, {scenario.num_ranks} ranks, {scenario.strategy.kind}")
     if errors:
         raise ScenarioError("\n".join(errors))
 

@@ -47,7 +47,7 @@ def topology(
     from psgdsim.scenario.experiment import network
 
     scenario = load(file, overrides or [])
-    ranks = scenario.world_size
+    ranks = scenario.num_ranks
     if src is not None and not 0 <= src < ranks:
         raise ScenarioError(f"--from: expected a rank, 0 to {ranks - 1}; got {src}")
     built = network(scenario).build(ranks)

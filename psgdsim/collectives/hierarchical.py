@@ -54,8 +54,8 @@ async def leader_all_reduce(node: Node, vector: Any, *, tag: str, group_size: in
     Along binomial trees inside groups of q neighbours, the last of which may be smaller. Time
     2 lg q (alpha1 + m/B1) + 2(G-1)(alpha2 + m/(G B2)) for q = 2^k and G groups, index 1 inside groups and 2 between
     them; 2(N-G) m bytes in all inside groups, 2(G-1) m between them.
-    Source: Jia et al., "Highly Scalable Deep Learning Training System with Mixed-Precision", arXiv 1807.11205
-    (hierarchical all-reduce).
+    Source: Jia et al., "Highly Scalable Deep Learning Training System with Mixed-Precision: Training ImageNet in Four
+    Minutes", arXiv 1807.11205 (hierarchical all-reduce).
 
     Args:
         node: this rank.

@@ -16,7 +16,7 @@ async def pipelined_tree_all_reduce(
     Each half of the vector goes up and down a binary tree of its own; who has children in one tree has none in the
     other, so that every link carries what it can. Time about 2 (ceil(lg N) + q - 1)(alpha + m/(q B)) for q segments of
     each half, which tends to 2 m/B; 2(N-1) m bytes in all, for any length of vector.
-    Source: Sanders, Speck and Traff, "Two-tree algorithms for full bandwidth broadcast, reduction and scan",
+    Source: Sanders, Speck and Träff, "Two-tree algorithms for full bandwidth broadcast, reduction and scan",
     Parallel Computing 35(12), 2009.
 
     Note:

@@ -47,9 +47,12 @@ class SampleOrder:
         self._rows = [int(count) for count in rows]
         self._seed = seed
         self._passes: list[dict[int, np.ndarray]] = [{} for _ in shards]
+        self._last: dict[int, tuple[int, np.ndarray]] = {}
 
     def ids(self, step: int, block: int) -> np.ndarray:
-        """Return the sample ids of one block in one step, int32, `(rows[block],)`.
+        """Return the sample ids of one block in one step, int32, `(rows[block],)`; the array is not to be changed.
+
+        All who ask for the same block of the same step one after the other get the same array.
 
         Args:
             step: the step; the first is 1.
@@ -62,6 +65,8 @@ class SampleOrder:
 
         if step < 1 or not 0 <= block < len(self._shards):
             raise ValueError(f"expected step >= 1 and block in 0..{len(self._shards) - 1}; got {step} and {block}")
+        if self._last.get(block, (0,))[0] == step:
+            return self._last[block][1]
         count, length = self._rows[block], len(self._shards[block])
         parts = [self._shards[block][:0]]
         position, end = (step - 1) * count, step * count
@@ -70,7 +75,10 @@ class SampleOrder:
             part = self._pass(block, number)[offset : offset + end - position]
             parts.append(part)
             position += len(part)
-        return np.concatenate(parts)
+        ids = np.concatenate(parts)
+        ids.flags.writeable = False
+        self._last[block] = step, ids
+        return ids
 
     def _pass(self, block: int, number: int) -> np.ndarray:
         """Return one pass over a block's shard."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -170,6 +171,11 @@ class Connection:
         """Wait until what is queued is with the operating system."""
         if self._writes:
             await asyncio.wait(self._writes)
+
+    def abort(self) -> None:
+        """Let all that is under way fail, as if the other side had ended the connection."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     async def close(self) -> None:
         """Close at once; writes under way are cut off."""

@@ -52,7 +52,7 @@ class Welcome(Message):
 
     Attributes:
         rank: the worker's rank; 0 for the relay.
-        world_size: the number of workers.
+        num_ranks: how many ranks there are.
         scenario: the whole scenario, as text.
         peers: where each rank listens for frames.
         relay: where the relay listens, or None.
@@ -62,7 +62,7 @@ class Welcome(Message):
     """
 
     rank: int
-    world_size: int
+    num_ranks: int
     scenario: str
     peers: list[Address]
     relay: Address | None
@@ -80,23 +80,48 @@ class Start(Message):
 
 
 class Barrier(Message):
-    """A worker has ended a step at whose end all meet."""
+    """A rank has ended a step at whose end all that lead meet.
+
+    Attributes:
+        step: the step.
+        time: when it ended [s].
+        is_reached: whether a rank that runs freely has found that its models reach the target.
+    """
 
     step: int
     time: float
+    is_reached: bool = False
 
 
 class Evaluate(Message):
-    """Rank 0 is asked to evaluate its models."""
+    """The first rank that leads is asked to evaluate its models."""
 
     step: int
 
 
 class Evaluated(Message):
-    """What rank 0 found, one row per model."""
+    """What the first rank that leads found, one row per model; where ranks run freely, without being asked.
+
+    Attributes:
+        step: the step at whose end the models were as they were evaluated.
+        rows: the metrics.
+        time: when that step ended [s], unless the coordinator asked.
+    """
 
     step: int
     rows: list[dict[str, float | int | None]]
+    time: float | None = None
+
+
+class Lost(Message):
+    """A rank is gone, and the run goes on without it."""
+
+    rank: int
+    cause: str
+
+
+class Stop(Message):
+    """A target is reached: a rank that leads and runs freely is to end after its step."""
 
 
 class Resume(Message):
@@ -193,6 +218,8 @@ AnyMessage = (
     | Barrier
     | Evaluate
     | Evaluated
+    | Lost
+    | Stop
     | Resume
     | Finished
     | Collect

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from psgdsim.errors import PsgdsimError, ScenarioError
-from psgdsim.node import check_together
 from psgdsim.real import control, launch
 from psgdsim.real.crew import Crew, Log
-from psgdsim.real.seats import Said, Seat, Signalled
+from psgdsim.real.seats import Left, Said, Seat, Signalled
 from psgdsim.real.stall import StallDetector
+from psgdsim.real.training import Training
 from psgdsim.real.transport import is_loopback
 from psgdsim.scenario.experiment import Experiment
 from psgdsim.signals import signals_to
@@ -48,7 +48,7 @@ def run_real(
     Args:
         experiment: what to run.
         scenario_text: the scenario it was built of; every worker builds it again.
-        progress: told how rank 0 is getting on.
+        progress: told how the first rank that leads is getting on.
         log: takes what the processes print, line by line.
         announce: takes what the user should know at once, such as where workers are awaited; `log` by default.
         commands: how to start a worker and the relay, if not as `psgdsim worker` and `psgdsim relay`.
@@ -100,14 +100,17 @@ class Conductor:
         text: its scenario, as the workers get it.
         token: what every process must know.
         log: takes what the processes print.
-        progress: told how rank 0 is getting on.
+        progress: told how the first rank that leads is getting on.
     """
 
     def __init__(self, experiment: Experiment, text: str, *, token: str, log: Log, progress: Progress | None) -> None:
         self._experiment, self._text, self._progress = experiment, text, progress
         self._schedule = experiment.task.schedule
+        self._leader = experiment.leaders[0]
         self._crew = Crew(
             experiment.world_size,
+            num_servers=experiment.num_ranks - experiment.world_size,
+            leader=self._leader,
             has_relay=experiment.topology.multicast != "unicast",
             settings=experiment.scenario.real,
             token=token,
@@ -115,9 +118,8 @@ class Conductor:
             on_heartbeat=self._note_heartbeat,
         )
         self._stall = StallDetector()
+        self._training = Training(experiment, self._crew)
         self._copied: dict[int, int] | None = None
-        self._evals: list[dict[str, Any]] = []
-        self._time = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def interrupt(self, signum: int) -> None:
@@ -137,8 +139,8 @@ class Conductor:
         try:
             await self._crew.assemble(commands, announce)
             await self._welcome(max_frame)
-            await self._rehearse()
-            await self._train()
+            await self._training.rehearse()
+            await self._training.run()
             await self._collect()
             patience = launch.STOP_TIMEOUT
         except PsgdsimError as failure:
@@ -149,18 +151,19 @@ class Conductor:
         return self._outcome(error)
 
     def _note_heartbeat(self, seat: Seat) -> None:
-        """Tell how rank 0 is getting on, and see whether anybody is.
+        """Tell how the rank that leads is getting on, and see whether anybody is.
 
         Raises:
             Deadlock: nobody is, nor ever will.
         """
         at, workers = seat.progress, self._crew.workers
-        beats = {rank: worker.progress for rank, worker in workers.items()}
+        beats = {worker.name: worker.progress for _, worker in sorted(workers.items()) if not worker.is_lost}
         deadlock = self._stall.look(beats, time.monotonic())
         if deadlock is not None:
             raise deadlock
-        if seat is workers.get(0) and at.step and self._progress is not None:
-            self._progress(at.time, at.step, self._schedule.last_step, at.loss, at.nbytes)
+        if seat is workers.get(self._leader) and at.step and self._progress is not None:
+            loss = workers[0].progress.loss  # a server has none
+            self._progress(at.time, at.step, self._schedule.last_step, loss, at.nbytes)
 
     async def _welcome(self, max_frame: int) -> None:
         """Tell everybody who is who and what to run; they connect to each other and rehearse."""
@@ -172,7 +175,7 @@ class Conductor:
             seat.stage = "rehearsal"
             welcome = control.Welcome(
                 rank=seat.rank,
-                world_size=self._experiment.world_size,
+                num_ranks=self._experiment.num_ranks,
                 scenario=self._text,
                 peers=peers,
                 relay=None if relay is None else relay.address,
@@ -182,90 +185,27 @@ class Conductor:
             )
             await self._crew.send_all([seat], welcome)
 
-    async def _rehearse(self) -> None:
-        """Wait until all are ready; the workers rehearse one step, at whose end they meet as they will in training."""
-        workers = self._crew.workers
-        arrived: dict[int, control.Barrier] = {}
-        ready: set[Seat] = set()
-        while len(ready) < len(self._crew.seats):
-            said = await self._crew.next()
-            if isinstance(said.message, control.Ready):
-                ready.add(said.seat)
-            elif isinstance(said.message, control.Barrier):
-                arrived[said.seat.rank] = said.message
-            else:
-                raise said.unexpected()
-            ended = {rank: 0.0 for rank, seat in workers.items() if seat in ready}
-            if arrived and len(arrived) + len(ended) == len(workers):
-                check_together({rank: met.step for rank, met in arrived.items()}, ended)
-                await self._crew.send_all(workers.values(), control.Resume(arrived[0].step, go_on=False, pause=0.0))
-                arrived = {}
-
-    # --- training ---------------------------------------------------------------------------------------------
-
-    async def _train(self) -> None:
-        for seat in self._crew.seats:
-            seat.stage = "training"
-        workers = self._crew.workers
-        await self._crew.send_all(workers.values(), control.Start())
-        arrived: dict[int, control.Barrier] = {}
-        finished: dict[int, float] = {}
-        while len(finished) < len(workers):
-            said = await self._crew.next()
-            if isinstance(said.message, control.Finished):
-                finished[said.seat.rank] = said.message.time
-            elif isinstance(said.message, control.Barrier):
-                arrived[said.seat.rank] = said.message
-            else:
-                raise said.unexpected()
-            if arrived and len(arrived) + len(finished) == len(workers):
-                check_together({rank: met.step for rank, met in arrived.items()}, finished)
-                await self._decide(arrived[0].step, max(barrier.time for barrier in arrived.values()))
-                arrived = {}
-        self._time = max(finished.values())
-
-    async def _decide(self, step: int, now: float) -> None:
-        """Let all go on, or end, after the step at whose end they have met."""
-        since = time.monotonic()
-        self._time = now
-        is_evaluated = self._schedule.is_evaluation(step)
-        accuracy = await self._evaluate(step) if is_evaluated else None
-        go_on = not self._schedule.is_end(step, now, accuracy)
-        if not go_on and not is_evaluated:
-            await self._evaluate(step)
-        resume = control.Resume(step, go_on, time.monotonic() - since)
-        await self._crew.send_all(self._crew.workers.values(), resume)
-
-    async def _evaluate(self, step: int) -> float | None:
-        """Have rank 0 evaluate its models; return the best test accuracy."""
-        await self._crew.send_all([self._crew.workers[0]], control.Evaluate(step))
-        said = await self._crew.next()
-        if not isinstance(said.message, control.Evaluated):
-            raise said.unexpected()
-        rows = said.message.rows
-        start = {"time": self._time, "step": step}
-        self._evals += [{**start, "model": model, **row} for model, row in enumerate(rows)]
-        accuracies = [row.get("test_accuracy") for row in rows]
-        return max((accuracy for accuracy in accuracies if accuracy is not None), default=None)
-
     # --- reports ----------------------------------------------------------------------------------------------
 
     async def _collect(self) -> None:
         await self._crew.send_all(self._crew.seats, control.Collect())
         has_relay = self._crew.relay is not None
-        workers = self._crew.workers.values()
-        while not all(seat.is_reported for seat in workers) or (has_relay and self._copied is None):
+        while not all(seat.is_reported for seat in self._crew.present) or (has_relay and self._copied is None):
             said = await self._crew.next()
+            if isinstance(said, Left):
+                continue
             if isinstance(said.message, control.Part):
                 said.seat.take_part(said.message)
             elif isinstance(said.message, control.RelayReport):
                 self._copied = said.message.copied
+            elif isinstance(said.message, control.Evaluated):
+                self._training.take(said.message)
             else:
                 raise said.unexpected()
 
     async def _collect_partial(self) -> None:
         """Stop everybody and take what they have, within bounds; nothing here may hide the first error."""
-        waiting = {seat for seat in self._crew.workers.values() if not (seat.is_reported or seat.is_gone)}
+        waiting = {seat for seat in self._crew.present if not (seat.is_reported or seat.is_gone)}
         await self._crew.send_all(self._crew.seats, control.Abort())
         with contextlib.suppress(TimeoutError, PsgdsimError):
             async with asyncio.timeout(PARTIAL_REPORT_TIMEOUT):
@@ -275,6 +215,8 @@ class Conductor:
                         return
                     if isinstance(event, Said) and isinstance(event.message, control.Part):
                         event.seat.take_part(event.message)
+                    if isinstance(event, Said) and isinstance(event.message, control.Evaluated):
+                        self._training.take(event.message)
                     waiting = {seat for seat in waiting if not (seat.is_reported or seat.is_gone)}
 
     def _outcome(self, error: PsgdsimError | None) -> Outcome:
@@ -288,5 +230,5 @@ class Conductor:
                 seat.report.relay_nbytes = self._copied.get(rank, 0)
             reports.append(seat.report)
         times = [report.rows[-1]["time"] for report in reports if report.rows]
-        models = workers[0].models if 0 in workers else None
-        return Outcome(max([self._time, *times]), reports, self._evals, models or [], error)
+        models = workers[self._leader].models if self._leader in workers else None
+        return Outcome(max([self._training.time, *times]), reports, self._training.evals, models or [], error)

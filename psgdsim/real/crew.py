@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from psgdsim.errors import Interrupted, PsgdsimError, RankFailed
@@ -29,26 +30,31 @@ Log = Callable[[str], None]
 
 
 class Crew:
-    """The workers of a run, and its relay if it has one.
+    """The workers and servers of a run, and its relay if it has one.
 
     Args:
         world_size: the number of workers.
+        num_servers: the number of servers.
+        leader: the rank whose models are the run's.
         has_relay: whether there is a relay.
-        settings: where to listen, and whether to start the workers.
+        settings: where to listen, and whether to start the processes.
         token: what every process must know.
         log: takes what the processes print.
         on_heartbeat: told of each sign of life.
 
     Attributes:
-        workers: those that have joined, by rank.
+        workers: workers and servers that have joined, by rank.
         relay: the relay, once it has joined.
         events: everything that happens.
+        expendable: the ranks without which the run goes on.
     """
 
     def __init__(
         self,
         world_size: int,
         *,
+        num_servers: int = 0,
+        leader: int = 0,
         has_relay: bool,
         settings: RealMode,
         token: str,
@@ -58,16 +64,30 @@ class Crew:
         self.workers: dict[int, Seat] = {}
         self.relay: Seat | None = None
         self.events: asyncio.Queue[Event] = asyncio.Queue()
-        self._world_size, self._has_relay, self._settings = world_size, has_relay, settings
+        self.expendable: Collection[int] = ()
+        self._world_size, self._num_servers, self._leader = world_size, num_servers, leader
+        self._has_relay, self._settings = has_relay, settings
         self._token, self._log, self._on_heartbeat = token, log, on_heartbeat
         self._listener: Listener | None = None
         self._children: list[Child] = []
         self._listening: set[asyncio.Task[None]] = set()
 
     @property
+    def present(self) -> list[Seat]:
+        """All workers and servers that have joined, but those that are lost."""
+        return [seat for seat in self.workers.values() if not seat.is_lost]
+
+    @property
     def seats(self) -> list[Seat]:
-        """All processes that have joined."""
-        return [*self.workers.values(), *([self.relay] if self.relay is not None else [])]
+        """All processes that have joined, but those that are lost."""
+        return [*self.present, *([self.relay] if self.relay is not None else [])]
+
+    @property
+    def _num_ranks(self) -> int:
+        return self._world_size + self._num_servers
+
+    def _name(self, rank: int) -> str:
+        return seats.name_of(rank, is_server=rank >= self._world_size)
 
     @property
     def _is_local(self) -> bool:
@@ -87,12 +107,12 @@ class Crew:
         self._listener.serve(self._token.encode(), self._admit)
         address = format_address(_ALL_INTERFACES.get(host, host), self._listener.port)
         worker, relay = commands
-        for rank in range(self._world_size if self._is_local else 0):
-            await self._start(f"rank {rank}", [*worker, address])
+        for rank in range(self._num_ranks if self._is_local else 0):
+            await self._start(self._name(rank), [*worker, address])
         if self._has_relay:
             await self._start(_RELAY, [*relay, address])
         if not self._is_local:
-            announce(_invitation(self._world_size, host, self._listener.port))
+            announce(_invitation(self._world_size, host, self._listener.port, self._num_servers))
         while not self._is_complete or not self.events.empty():
             event = await self.events.get()
             if isinstance(event, Left) and not self._is_local and event.seat is not self.relay:
@@ -102,7 +122,7 @@ class Crew:
 
     @property
     def _is_complete(self) -> bool:
-        return len(self.workers) == self._world_size and (self.relay is not None or not self._has_relay)
+        return len(self.workers) == self._num_ranks and (self.relay is not None or not self._has_relay)
 
     async def _free(self, left: Left) -> None:
         """Free the place of a worker started by hand that has left before the start."""
@@ -139,12 +159,14 @@ class Crew:
         if claim.role == Role.RELAY and name == _RELAY and self.relay is None:
             self.relay = Seat(Role.RELAY, 0, channel, hello.pid, address)
             return self.relay
-        free = [rank for rank in range(self._world_size) if rank not in self.workers]
+        free = [rank for rank in range(self._num_ranks) if rank not in self.workers]
         if self._is_local:
-            free = [rank for rank in free if name == f"rank {rank}"]
+            free = [rank for rank in free if name == self._name(rank)]
         if claim.role != Role.WORKER or not free:
-            raise PsgdsimError(f"all {self._world_size} places of this run are taken")
-        seat = self.workers[free[0]] = Seat(Role.WORKER, free[0], channel, hello.pid, address)
+            raise PsgdsimError(f"all {self._num_ranks} places of this run are taken")
+        rank, is_server = free[0], free[0] >= self._world_size
+        seat = Seat(Role.WORKER, rank, channel, hello.pid, address, is_server, has_models=rank == self._leader)
+        self.workers[rank] = seat
         return seat
 
     # --- messages ---------------------------------------------------------------------------------------------
@@ -155,24 +177,48 @@ class Crew:
             with contextlib.suppress(ConnectionEnded):
                 await seat.channel.send(message)
 
-    async def next(self) -> Said:
-        """Return the next message that is more than a sign of life.
+    async def next(self) -> Said | Left:
+        """Return the next message that is more than a sign of life, or the loss of a rank that is expendable.
 
         Raises:
             PsgdsimError: the run has failed, or is to end.
         """
         while True:
             event = await self.events.get()
+            left = await self._lose(event)
+            if left is not None:
+                return left
             await self._check(event)
-            if isinstance(event, Said) and not isinstance(event.message, control.Heartbeat):
+            if isinstance(event, Said) and not (event.seat.is_lost or isinstance(event.message, control.Heartbeat)):
                 return event
+
+    async def _lose(self, event: Event) -> Left | None:
+        """Let a rank go that is expendable; return its loss if that is what an event means and is not known yet."""
+        left = event if isinstance(event, Left) else None
+        if isinstance(event, Exited):
+            left = next((Left(seat, event.child.fate) for seat in self.present if seat.pid == event.child.pid), None)
+        if left is None or left.seat not in [seat for seat in self.present if seat.rank in self.expendable]:
+            return None
+        left.seat.is_lost = True
+        self._log(f"{left.seat.name} is lost: {left.cause}; the run goes on")
+        await left.seat.channel.close()
+        for child in self._children:
+            if child.pid == left.seat.pid:
+                child.send_signal(signal.SIGKILL)  # it may be frozen
+        return left
 
     async def _check(self, event: Event) -> None:
         """Raise the error that an event means, if any."""
         if isinstance(event, Said) and isinstance(event.message, control.Heartbeat):
             self._on_heartbeat(event.seat)
-        elif _weight(event) > 0:
+        elif _weight(event) > 0 and not self._is_known(event):
             raise await self._find_reason(event)
+
+    def _is_known(self, event: Event) -> bool:
+        """Whether an event is about a rank that is lost already."""
+        if isinstance(event, Exited):
+            return any(seat.is_lost and seat.pid == event.child.pid for seat in self.workers.values())
+        return isinstance(event, Left | Said) and event.seat.is_lost
 
     async def _find_reason(self, event: Event) -> PsgdsimError:
         """Find the reason of a failure: what comes first may only be its echo at another rank."""
@@ -180,7 +226,9 @@ class Crew:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ROOT_CAUSE_TIMEOUT):
                 while _weight(found[-1]) < _DECISIVE:
-                    found.append(await self.events.get())
+                    event = await self.events.get()
+                    if not self._is_known(event):
+                        found.append(event)
         reason = max(found, key=_weight)
         if isinstance(reason, Signalled):
             return Interrupted(reason.signum)
@@ -210,11 +258,14 @@ class Crew:
             await seat.channel.close()
 
 
-def _invitation(world_size: int, host: str, port: int) -> str:
+def _invitation(world_size: int, host: str, port: int, num_servers: int = 0) -> str:
     """Return how to join; where all addresses are open, by this machine's name."""
     host = socket.gethostname() if host in _ALL_INTERFACES else host
     as_client = f"psgdsim client --ip {host} --port {port}"
-    return f"waiting for {world_size} workers: {as_client}, or psgdsim worker --connect {format_address(host, port)}"
+    who = f"{world_size} workers"
+    if num_servers:
+        who += f" and {num_servers} server{'s' if num_servers > 1 else ''}, the last to join"
+    return f"waiting for {who}: {as_client}, or psgdsim worker --connect {format_address(host, port)}"
 
 
 def _weight(event: Event) -> int:

@@ -53,15 +53,15 @@ class Mesh:
 
     Args:
         rank: whose they are.
-        world_size: the number of ranks.
+        num_ranks: how many there are.
         max_frame: the largest frame to accept [byte].
 
     Attributes:
         lost: the ranks that are gone, and why.
     """
 
-    def __init__(self, rank: int, world_size: int, max_frame: int) -> None:
-        self.rank, self.world_size = rank, world_size
+    def __init__(self, rank: int, num_ranks: int, max_frame: int) -> None:
+        self.rank, self.num_ranks = rank, num_ranks
         self.lost: dict[int, str] = {}
         self._max_frame = max_frame
         self._peers: dict[int, Connection] = {}
@@ -104,7 +104,7 @@ class Mesh:
             raise ProtocolError(f"{name} at {format_address(*address)}: {error}") from None
 
     async def _admit(self, connection: Connection, claim: Claim) -> None:
-        if claim.role != Role.PEER or not self.rank < claim.rank < self.world_size or claim.rank in self._peers:
+        if claim.role != Role.PEER or not self.rank < claim.rank < self.num_ranks or claim.rank in self._peers:
             await connection.close()
         else:
             self._add(claim.rank, connection)
@@ -115,7 +115,7 @@ class Mesh:
         self._set_complete_if_so()
 
     def _set_complete_if_so(self) -> None:
-        if len(self._peers) == self.world_size - 1:
+        if len(self._peers) == self.num_ranks - 1:
             self._is_complete.set()
 
     def start_reading(self) -> None:
@@ -128,6 +128,8 @@ class Mesh:
             self._receivers.pop(phase, None)
         else:
             self._receivers[phase] = receiver
+            for peer, cause in self.lost.items():
+                receiver.lose(peer, cause)
 
     def sent(self, account: Account) -> int:
         """Return what was given to all sockets under an account [byte]."""
@@ -184,7 +186,7 @@ class Mesh:
         try:
             while True:
                 header = wire.parse_header(await connection.read(wire.HEADER_NBYTES), self._max_frame)
-                sources = range(self.world_size) if peer is None else (peer,)
+                sources = range(self.num_ranks) if peer is None else (peer,)
                 if header.kind != wire.MESSAGE or header.src not in sources:
                     raise ProtocolError(f"a frame of kind {header.kind} that says it is from rank {header.src}")
                 await self._take(header, connection)
@@ -208,11 +210,18 @@ class Mesh:
             receiver.deliver(header, payload)
 
     def _lose(self, peer: int | None, cause: str) -> None:
-        everyone = [rank for rank in range(self.world_size) if rank != self.rank]
+        everyone = [rank for rank in range(self.num_ranks) if rank != self.rank]
         for rank in everyone if peer is None else [peer]:
-            self.lost.setdefault(rank, cause if peer is not None else f"the relay is gone: {cause}")
+            if rank in self.lost:
+                continue
+            self.lost[rank] = cause if peer is not None else f"the relay is gone: {cause}"
             for receiver in list(self._receivers.values()):
                 receiver.lose(rank, self.lost[rank])
+
+    def drop(self, peer: int, cause: str) -> None:
+        """Take note that a peer is gone although its connection may still be there."""
+        self._lose(peer, cause)
+        self._peers[peer].abort()
 
     async def flush(self) -> None:
         """Wait until all that was sent is with the operating system."""

@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from psgdsim import wire
 from psgdsim.errors import PeerLost, ProgramError, RecvTimeout
-from psgdsim.node import ANY, Job, Kernel, Mailbox, Message, Node, Waiter, snapshot
-from psgdsim.real.connection import ConnectionEnded, Parts, Write
+from psgdsim.mailbox import Loss, Mailbox, Waiter
+from psgdsim.node import ANY, Job, Kernel, Message, Node
+from psgdsim.real.connection import ConnectionEnded
+from psgdsim.real.frames import Frame, Sending, pack
 from psgdsim.real.jobs import Jobs, gather
 from psgdsim.real.mesh import TRAINING, Mesh
+from psgdsim.real.step_ends import StepEnds
 from psgdsim.task import Schedule
 from psgdsim.topologies.base import Multicast
 from psgdsim.trace import Activity, RankLog
-
-_IN_THREAD_NBYTES = 2**20
-"""Larger payloads are packed in a thread, so that the loop stays free."""
-
-
-class _Frame(NamedTuple):
-    parts: Parts
-    tag: str
-    nbytes: int
-    payload_nbytes: int
-
-
-class _Sending(NamedTuple):
-    write: Write
-    frame: _Frame
-    dst: int
-    copies: int
-    start: float
-
-
-Meet = Callable[[int], Awaitable[bool]]
-"""Meets the other ranks after a step; returns whether to go on."""
 
 
 class RealNode(Node):
@@ -48,9 +30,11 @@ class RealNode(Node):
         mesh: its connections.
         executor: one thread, which runs the kernels.
         multicast: how the topology copies payloads; anything but `unicast` goes through the relay.
-        schedule: when ranks meet and when the run ends.
-        meet: meets the others; None where nobody does, as in a rehearsal.
+        schedule: when the run ends.
+        num_servers: how many of the ranks, the last, are servers.
+        ends: decides whether to go on after a step; if None, the schedule's last step alone does, as in a rehearsal.
         clock: tells the time since the start of training [s].
+        start_log: makes its log, given rank and clock.
         phase: `REHEARSAL` or `TRAINING`; frames of the other phase never reach this node.
 
     Attributes:
@@ -69,17 +53,20 @@ class RealNode(Node):
         *,
         multicast: Multicast,
         schedule: Schedule,
-        meet: Meet | None = None,
+        num_servers: int = 0,
+        ends: StepEnds | None = None,
         clock: Callable[[], float] = lambda: 0.0,
+        start_log: Callable[[int, Callable[[], float]], RankLog] = RankLog,
         phase: int = TRAINING,
     ) -> None:
-        self.rank, self.world_size, self.role = mesh.rank, mesh.world_size, "worker"
-        self.log = RankLog(self.rank, clock)
+        self.rank, self.num_servers = mesh.rank, num_servers
+        self.world_size = mesh.num_ranks - num_servers
+        self.log = start_log(self.rank, clock)
         self.mailbox = Mailbox()
         self.models: Sequence[Any] = ()
         self.jobs = Jobs()
         self._mesh, self._executor, self._multicast = mesh, executor, multicast
-        self._schedule, self._meet, self._clock, self._phase = schedule, meet, clock, phase
+        self._schedule, self._ends, self._clock, self._phase = schedule, ends, clock, phase
         self._is_meeting = False
         self.messages_sent = self.messages_received = 0
         self._alarms = 0
@@ -124,11 +111,8 @@ class RealNode(Node):
 
     async def read(self, value: Any) -> Any:
         """Return the numbers behind a value."""
-        self._alarms += 1
-        try:
+        with self.busy():
             return await asyncio.get_running_loop().run_in_executor(self._executor, numbers, value)
-        finally:
-            self._alarms -= 1
 
     # --- messages -------------------------------------------------------------------------------------------
 
@@ -153,15 +137,10 @@ class RealNode(Node):
             frame = self._pack(payload, tag, self._mesh.group(dsts))
             await self._finish(self._begin(dsts[0], frame, copies=len(dsts)))
 
-    def _pack(self, payload: Any, tag: str, group: int = 0) -> _Frame:
-        wire.check_tag(tag)
-        nbytes, payload_nbytes = wire.nbytes(payload), wire.tensor_nbytes(payload)
-        pack = partial(wire.pack_parts, snapshot(payload), src=self.rank, tag=tag, group=group, phase=self._phase)
-        is_large = payload_nbytes > _IN_THREAD_NBYTES
-        parts: Parts = asyncio.get_running_loop().run_in_executor(None, pack) if is_large else pack()
-        return _Frame(parts, tag, nbytes, payload_nbytes)
+    def _pack(self, payload: Any, tag: str, group: int = 0) -> Frame:
+        return pack(payload, tag, src=self.rank, group=group, phase=self._phase)
 
-    def _begin(self, dst: int, frame: _Frame, *, copies: int = 0) -> _Sending:
+    def _begin(self, dst: int, frame: Frame, *, copies: int = 0) -> Sending:
         """Take a frame's place among all that goes to `dst` (with copies: to the relay), even while it is packed."""
         try:
             send = self._mesh.send_group if copies else partial(self._mesh.send, dst)
@@ -170,9 +149,9 @@ class RealNode(Node):
             raise PeerLost(self.rank, dst, str(error)) from None
         self.log.count_sent(frame.nbytes, frame.payload_nbytes, copies=copies)
         self.messages_sent += copies or 1
-        return _Sending(write, frame, dst, copies, self._clock())
+        return Sending(write, frame, dst, copies, self._clock())
 
-    async def _finish(self, sending: _Sending) -> None:
+    async def _finish(self, sending: Sending) -> None:
         write, frame, dst, copies, start = sending
         with self.log.during("transfer"):
             try:
@@ -185,12 +164,15 @@ class RealNode(Node):
         self.log.add_event("send", frame.tag, start, peer=-1 if copies else dst, nbytes=frame.nbytes)
 
     def _check_peer(self, dst: int) -> None:
-        if dst == self.rank or not 0 <= dst < self.world_size:
-            expected = f"expected another of 0 to {self.world_size - 1}"
+        if dst == self.rank or not 0 <= dst < self._mesh.num_ranks:
+            expected = f"expected another of 0 to {self._mesh.num_ranks - 1}"
             raise ProgramError(f"rank {self.rank} sends to rank {dst}; {expected}")
 
     async def recv(self, src: int | None = ANY, *, tag: str, timeout: float | None = None) -> Message:
         """Take a message that has come, or wait for one."""
+        loss = self.mailbox.take_loss(tag) if src is ANY else None
+        if loss is not None:
+            raise PeerLost(self.rank, *loss)
         message = self.mailbox.take(src, tag)
         if message is not None:
             return message
@@ -204,8 +186,8 @@ class RealNode(Node):
             with self.log.during("wait"):
                 done, _ = await asyncio.wait({future}, timeout=timeout)
         except asyncio.CancelledError:
-            if future.done() and future.exception() is None:  # it came at the same moment: it is for another
-                self.mailbox.put_back(future.result())
+            if future.done():  # it came at the same moment: it is for another
+                self._pass_on(future, src)
             raise
         finally:
             self._alarms -= timeout is not None
@@ -215,10 +197,20 @@ class RealNode(Node):
             raise RecvTimeout(self.rank, "any rank" if src is ANY else src, tag, timeout or 0.0)
         return future.result()
 
+    def _pass_on(self, future: asyncio.Future[Message], src: int | None) -> None:
+        """Pass on what a receive was woken with that does not take it."""
+        error = future.exception()
+        if error is None:
+            self.mailbox.put_back(future.result())
+        elif src is ANY and isinstance(error, PeerLost):
+            self._fail(self.mailbox.tell(Loss(error.peer, error.cause)), error)
+
     def _check_alive(self, src: int | None) -> None:
-        for peer, cause in self._mesh.lost.items():
-            if src in (ANY, peer):
-                raise PeerLost(self.rank, peer, cause)
+        lost = self._mesh.lost
+        if src is ANY and 0 < len(lost) == self._mesh.num_ranks - 1:
+            src = next(iter(lost))
+        if src is not ANY and src in lost:
+            raise PeerLost(self.rank, src, lost[src])
 
     # --- what the mesh tells (see `mesh.Receiver`) ----------------------------------------------------------
 
@@ -240,20 +232,18 @@ class RealNode(Node):
 
     def lose(self, peer: int, cause: str) -> None:
         """Fail the receives that wait for a peer that is gone."""
-        for waiter, future in list(self._waiting.items()):
-            if waiter.src in (ANY, peer) and not future.done():
-                self.mailbox.cancel(waiter)
-                future.set_exception(PeerLost(self.rank, peer, cause))
+        self._fail(self.mailbox.lose(Loss(peer, cause)), PeerLost(self.rank, peer, cause))
+
+    def _fail(self, waiters: Sequence[Waiter], error: PeerLost) -> None:
+        for waiter in waiters:
+            self._waiting[waiter].set_exception(error)
 
     # --- the rest -------------------------------------------------------------------------------------------
 
     async def sleep(self, seconds: float) -> None:
         """Do nothing for a while."""
-        self._alarms += 1
-        try:
+        with self.busy():
             await asyncio.sleep(seconds)
-        finally:
-            self._alarms -= 1
 
     async def gather(self, *coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
         """Run coroutines at the same time."""
@@ -268,17 +258,33 @@ class RealNode(Node):
         self.log.record(values)
 
     async def checkpoint(self, step: int, models: Sequence[Any]) -> bool:
-        """End a step, and meet the others where the schedule says so."""
+        """End a step, and decide whether to go on, or let others decide."""
         self.log.close_step(step)
         self.models = models
-        if self._meet is None or not self._schedule.is_meeting(step):
-            return step < self._schedule.last_step
+        return step < self._schedule.last_step if self._ends is None else await self._ends.decide(self, step)
+
+    def end_step(self, step: int) -> None:
+        """Close the row of a step."""
+        self.log.close_step(step)
+
+    @contextmanager
+    def meeting(self) -> Iterator[None]:
+        """Wait for others at the end of a step for the length of a block."""
         self._is_meeting = True
         try:
             with self.log.during("wait"):
-                return await self._meet(step)
+                yield
         finally:
             self._is_meeting = False
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Be waiting for nobody for the length of a block."""
+        self._alarms += 1
+        try:
+            yield
+        finally:
+            self._alarms -= 1
 
 
 def numbers(value: Any) -> Any:

@@ -70,6 +70,10 @@ class Outbox:
                 self._nbytes -= header.nbytes
                 self._changed.notify_all()
 
+    def abort(self) -> None:
+        """Let the receiver be lost although its connection may still be there."""
+        self._connection.abort()
+
     async def flush(self) -> None:
         """Wait until nothing waits."""
         async with self._changed:
@@ -85,7 +89,7 @@ class Relay:
     """Copy frames among the ranks of a run.
 
     Args:
-        world_size: the number of ranks.
+        num_ranks: how many ranks there are.
         max_frame: the largest frame to accept [byte].
         on_failure: told what is wrong with a rank that sent what it must not.
 
@@ -93,9 +97,9 @@ class Relay:
         is_complete: set when all ranks are connected.
     """
 
-    def __init__(self, world_size: int, max_frame: int, on_failure: Callable[[str], None]) -> None:
+    def __init__(self, num_ranks: int, max_frame: int, on_failure: Callable[[str], None]) -> None:
         self.is_complete = asyncio.Event()
-        self._world_size, self._max_frame, self._on_failure = world_size, max_frame, on_failure
+        self._num_ranks, self._max_frame, self._on_failure = num_ranks, max_frame, on_failure
         self._outboxes: dict[int, Outbox] = {}
         self._groups: dict[tuple[int, int], list[int]] = {}
         self._readers: set[asyncio.Task[None]] = set()
@@ -103,13 +107,13 @@ class Relay:
 
     async def admit(self, connection: Connection, claim: Claim) -> None:
         """Take a rank's connection."""
-        is_expected = claim.role == Role.PEER and claim.rank < self._world_size
+        is_expected = claim.role == Role.PEER and claim.rank < self._num_ranks
         if not is_expected or claim.rank in self._outboxes:
             await connection.close()
             return
         self._outboxes[claim.rank] = Outbox(connection, self._count)
         self._readers.add(asyncio.create_task(self._read(claim.rank, connection)))
-        if len(self._outboxes) == self._world_size:
+        if len(self._outboxes) == self._num_ranks:
             self.is_complete.set()
 
     def _count(self, header: wire.Header) -> None:
@@ -144,13 +148,17 @@ class Relay:
     def _check_group(self, header: wire.Header, members: object) -> list[int]:
         if not 0 < header.group <= MAX_GROUPS:
             raise ProtocolError(f"announced group number {header.group}; expected 1 to {MAX_GROUPS}")
-        valid = set(range(self._world_size)) - {header.src}
+        valid = set(range(self._num_ranks)) - {header.src}
         is_list = isinstance(members, list) and all(type(member) is int for member in members)
         if not is_list or not isinstance(members, list) or not set(members) <= valid:
             raise ProtocolError(f"announced the group {str(members)[:100]}; expected other ranks of this run")
         if len(set(members)) < len(members):
             raise ProtocolError(f"announced the group {str(members)[:100]}; expected each rank at most once")
         return members
+
+    def drop(self, rank: int) -> None:
+        """Send nothing more to a rank that is gone: nobody must wait for it to take what it will not."""
+        self._outboxes[rank].abort()
 
     async def flush(self) -> dict[int, int]:
         """Send all that waits; return the bytes sent in copies, by the rank that had sent the original."""
@@ -200,9 +208,11 @@ async def _serve(channel: Channel, listener: Listener, secret: bytes) -> None:
             if isinstance(message, control.Welcome):
                 channel.timeout = message.heartbeat_timeout
                 fail: Callable[[str], None] = lambda cause: tell(control.Failed("copying", cause))  # noqa: E731
-                relay = Relay(message.world_size, message.max_frame, fail)
+                relay = Relay(message.num_ranks, message.max_frame, fail)
                 listener.serve(mesh_secret(secret, message.run_id), relay.admit)
                 tasks.add(asyncio.create_task(tell_ready(relay)))
+            elif isinstance(message, control.Lost) and relay is not None:
+                relay.drop(message.rank)
             elif isinstance(message, control.Collect) and relay is not None:
                 tell(control.RelayReport(await relay.flush()))
     finally:

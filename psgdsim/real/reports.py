@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from psgdsim import wire
+from psgdsim import trees, wire
 from psgdsim.errors import PeerLost, PsgdsimError
 from psgdsim.real import control
 from psgdsim.real.node import RealNode, numbers
@@ -58,16 +58,17 @@ def failure(where: str, error: BaseException) -> control.Failed:
     return control.Failed(where, cause[:MAX_CAUSE], error.peer if isinstance(error, PeerLost) else None)
 
 
-def parts(node: RealNode, sent_nbytes: int, control_nbytes: int) -> list[control.Part]:
-    """Return a rank's report in pieces, and of rank 0 the models.
+def parts(node: RealNode, sent_nbytes: int, control_nbytes: int, *, with_models: bool) -> list[control.Part]:
+    """Return a rank's report in pieces.
 
     Args:
         node: the rank's node, to which nothing happens any more.
         sent_nbytes: what its sockets counted for its program's messages [byte].
         control_nbytes: and for all else [byte].
+        with_models: whether its models are the run's, and come, too.
     """
     models = numbers(list(node.models))
-    report = node.log.report(numbers, models, len(node.mailbox.unread))
+    report = node.log.report(numbers, trees.digest(models), len(node.mailbox.unread))
     report.sent_nbytes, report.control_nbytes = sent_nbytes, control_nbytes
     pieces = control.parts("report", msgspec.msgpack.encode(report))
-    return pieces if node.rank else [*pieces, *control.parts("models", wire.pack(models))]
+    return [*pieces, *control.parts("models", wire.pack(models))] if with_models else pieces

@@ -23,6 +23,11 @@ HELLO_TIMEOUT = 5.0
 MAX_REPORT_NBYTES = 2**32
 
 
+def name_of(rank: int, *, is_server: bool) -> str:
+    """Return what messages call a rank."""
+    return f"rank {rank} (server)" if is_server else f"rank {rank}"
+
+
 @dataclass(eq=False)
 class Seat:
     """A process that takes part.
@@ -33,13 +38,16 @@ class Seat:
         channel: to it.
         pid: its process id.
         address: where it listens for frames.
+        is_server: whether it is a server.
+        has_models: whether its models are the run's.
 
     Attributes:
         stage: how far it has come, for messages.
         progress: its last heartbeat.
         report: what it reported.
-        models: the final models, from rank 0.
+        models: the final models, if it has them.
         is_gone: whether its channel has ended.
+        is_lost: whether it is gone and the run goes on.
     """
 
     role: Role
@@ -47,11 +55,14 @@ class Seat:
     channel: Channel
     pid: int
     address: Address
+    is_server: bool = False
+    has_models: bool = False
     stage: str = "start-up"
     progress: control.Heartbeat = field(default_factory=control.Heartbeat)
     report: RankReport | None = None
     models: list[Any] | None = None
     is_gone: bool = False
+    is_lost: bool = False
 
     def __post_init__(self) -> None:
         self._parts: dict[str, bytearray] = {}
@@ -59,7 +70,7 @@ class Seat:
     @property
     def name(self) -> str:
         """What messages call it."""
-        return "the relay" if self.role == Role.RELAY else f"rank {self.rank}"
+        return "the relay" if self.role == Role.RELAY else name_of(self.rank, is_server=self.is_server)
 
     @property
     def where(self) -> str:
@@ -69,7 +80,7 @@ class Seat:
     @property
     def is_reported(self) -> bool:
         """Whether it has nothing more to report."""
-        return self.report is not None and (self.rank != 0 or self.models is not None)
+        return self.report is not None and (self.models is not None or not self.has_models)
 
     def take_part(self, part: control.Part) -> None:
         """Take a piece of its report.
@@ -119,6 +130,10 @@ class Left:
 
     seat: Seat
     cause: str
+
+    def unexpected(self) -> RankFailed:
+        """Return the error that this is where all are needed."""
+        return RankFailed(self.seat.name, self.seat.where, self.cause)
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,19 @@ class StallDetector:
     """Watch the heartbeats of all ranks.
 
     A run is stuck if every rank waits for a message, waits for the others at the end of a step or has ended, at least
-    one waits for a message, as many messages have arrived as were sent, and all this has not changed for a while.
+    one waits for a message, as many messages have arrived as were sent, and all this has not changed for a while. What
+    a rank that is lost has sent or should have got makes the sums differ: then nothing is noticed any more.
     """
 
     def __init__(self) -> None:
-        self._seen: Mapping[int, Heartbeat] = {}
+        self._seen: Mapping[str, Heartbeat] = {}
         self._since = 0.0
 
-    def look(self, beats: Mapping[int, Heartbeat], now: float) -> Deadlock | None:
+    def look(self, beats: Mapping[str, Heartbeat], now: float) -> Deadlock | None:
         """Take note of the last heartbeat of every rank.
 
         Args:
-            beats: by rank.
+            beats: by what messages call a rank, in the order of the ranks.
             now: a monotonic time [s].
 
         Returns:
@@ -41,11 +42,11 @@ class StallDetector:
         return _deadlock(beats) if now - self._since >= STALL_SECONDS else None
 
 
-def _deadlock(beats: Mapping[int, Heartbeat]) -> Deadlock:
+def _deadlock(beats: Mapping[str, Heartbeat]) -> Deadlock:
     lines = ["deadlock: nothing is under way, and"]
-    for rank, beat in sorted(beats.items()):
+    for name, beat in beats.items():
         if beat.state == "waiting":
-            lines.append(f"  rank {rank} (step {beat.step + 1}) waits for {' and '.join(beat.waits)}")
+            lines.append(f"  {name} (step {beat.step + 1}) waits for {' and '.join(beat.waits)}")
         elif beat.state == "meeting":
-            lines.append(f"  rank {rank} waits for checkpoint(step={beat.step})")
+            lines.append(f"  {name} waits for checkpoint(step={beat.step})")
     return Deadlock("\n".join([*lines[:21], *(["  ..."] if len(lines) > 21 else [])]))

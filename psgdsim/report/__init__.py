@@ -7,3 +7,4 @@ from psgdsim.report.plots import rows_per_second as rows_per_second
 from psgdsim.report.plots import speedups as speedups
 from psgdsim.report.timeline import chrome_trace as chrome_trace
 from psgdsim.report.topology import plot_topology as plot_topology
+from psgdsim.report.utilisation import plot_utilisation as plot_utilisation

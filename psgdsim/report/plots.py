@@ -91,7 +91,7 @@ def plot_speedup(
         ax: where to draw; by default on a new figure.
         title: above the axes.
     """
-    axes = _axes(ax)
+    axes = new_axes(ax)
     sizes = sorted({size for curve in curves.values() for size in curve})
     axes.plot(sizes, sizes, color=_GREY, linewidth=1, zorder=1)
     axes.axhline(1, color="0.8", linewidth=1, zorder=0)
@@ -125,7 +125,7 @@ def plot_accuracy(
     """
     if x not in _X_LABELS:
         raise PsgdsimError(f"x: got {x!r}; {nearest(x, _X_LABELS)}")
-    axes = _axes(ax)
+    axes = new_axes(ax)
     ends = {}
     for i, (name, result) in enumerate(results.items()):
         xs, accuracies = _accuracy(result, x)
@@ -153,11 +153,13 @@ def plot_timeline(
     """
     from matplotlib.patches import Patch
 
-    axes = _axes(ax)
+    axes = new_axes(ax)
     events = json.loads((result.folder / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
     bars = [event for event in events if event["ph"] == "X" and event["dur"] > 0]
-    num_ranks = result.summary["world_size"]
-    rows = [f"rank {i}" for i in range(num_ranks)] + ["network"] * any(event["pid"] == num_ranks for event in bars)
+    num_workers, num_servers = result.summary["world_size"], result.summary.get("num_servers", 0)
+    num_ranks = num_workers + num_servers
+    rows = [f"rank {i}" for i in range(num_workers)] + [f"rank {num_workers + i} (server)" for i in range(num_servers)]
+    rows += ["network"] * any(event["pid"] == num_ranks for event in bars)
     for kind, colour in _KINDS.items():
         top = 0.0 if kind in ("compute", "encode") else 0.28 if kind == "send" else 0.56
         for rank in sorted({event["pid"] for event in bars}):
@@ -215,10 +217,21 @@ def _accuracy(result: RunResult, x: Quantity) -> tuple[np.ndarray, np.ndarray]:
     if x == "time":
         return np.asarray([evals["time"][evals["step"] == step].max() for step in steps]), accuracies
     rows = result.steps
-    return np.asarray([rows["bytes"][rows["step"] == step].sum() / 1e6 for step in steps]), accuracies
+    if "histogram" not in result.summary["staleness"]:
+        return np.asarray([rows["bytes"][rows["step"] == step].sum() / 1e6 for step in steps]), accuracies
+    # Ranks that run freely count steps of their own.
+    times = [evals["time"][evals["step"] == step].max() for step in steps]
+    return np.asarray([_sent_until(rows, time) / 1e6 for time in times]), accuracies
 
 
-def _axes(ax: Axes | None) -> Axes:
+def _sent_until(rows: Mapping[str, np.ndarray], time: float) -> float:
+    """Return what all ranks had sent at the end of the last step that each had ended by a time [byte]."""
+    ended = rows["time"] <= time
+    return float(sum(rows["bytes"][ended & (rows["rank"] == rank)].max(initial=0) for rank in set(rows["rank"])))
+
+
+def new_axes(ax: Axes | None) -> Axes:
+    """Return the axes that a caller brings, or some on a new figure."""
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt

@@ -10,7 +10,9 @@ from psgdsim.trace import Event, RankReport
 _TRACKS = {"compute": 0, "encode": 0, "send": 100, "receive": 200, "fault": 300, "change": 400}
 
 
-def chrome_trace(reports: Sequence[RankReport], network: Sequence[Event] = ()) -> dict[str, Any]:
+def chrome_trace(
+    reports: Sequence[RankReport], network: Sequence[Event] = (), world_size: int | None = None
+) -> dict[str, Any]:
     """Return all events of a run: one process per rank, in it rows for compute, send, receive and faults.
 
     Messages that overlap in time get a row each, so that none hides another.
@@ -18,11 +20,15 @@ def chrome_trace(reports: Sequence[RankReport], network: Sequence[Event] = ()) -
     Args:
         reports: one per rank.
         network: what happened to the network, a process of its own after the ranks.
+        world_size: the number of workers, if servers come after them.
 
     Returns:
         A JSON-able object in the trace event format; times in microseconds.
     """
-    rows = [row for report in reports for row in _rows(report.rank, f"rank {report.rank}", report.events)]
+    rows: list[dict[str, Any]] = []
+    for report in reports:
+        is_server = world_size is not None and report.rank >= world_size
+        rows += _rows(report.rank, f"rank {report.rank}{' (server)' * is_server}", report.events)
     if network:
         rows += _rows(len(reports), "network", network)
     dropped = sum(report.dropped_events for report in reports)

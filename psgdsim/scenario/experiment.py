@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
 from psgdsim.compute_times import ComputeTime
 from psgdsim.errors import ScenarioError
@@ -14,6 +16,10 @@ from psgdsim.scenario.schema import Scenario
 from psgdsim.strategies.base import Strategy
 from psgdsim.task import Schedule, Task
 from psgdsim.topologies.base import TopologyPart
+from psgdsim.trace import MAX_EVENTS, Level, RankLog
+
+MAX_FULL: Final = 64
+"""Up to so many ranks, events are kept unless the scenario says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,50 @@ class Experiment:
 
     @property
     def rank_rows(self) -> float:
-        """Rows per rank and step, of which `compute` says the time."""
+        """Rows per worker and step, of which `compute` says the time."""
         return self.task.global_rows / self.world_size
+
+    @property
+    def num_ranks(self) -> int:
+        """The number of workers and servers."""
+        return self.world_size + self.strategy.num_servers
+
+    @property
+    def trace(self) -> Level:
+        """How much is kept of what happens (see `trace.Level`)."""
+        return self.scenario.trace or ("full" if self.num_ranks <= MAX_FULL else "steps")
+
+    @property
+    def max_events(self) -> int:
+        """How many events are kept of each rank, and of the network."""
+        return MAX_EVENTS // self.num_ranks if self.trace == "full" else 0
+
+    def start_log(self, rank: int, clock: Callable[[], float]) -> RankLog:
+        """Return the log of a rank, still empty.
+
+        Args:
+            rank: whose.
+            clock: returns the time [s].
+        """
+        return RankLog(rank, clock, self.max_events, self.trace != "off" or rank == self.leaders[0])
+
+    @property
+    def leaders(self) -> range:
+        """The ranks that lead the run (see `Strategy`)."""
+        return self.strategy.leaders(self.world_size)
+
+    def num_steps(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Return how many steps a run has made: those of the rank that leads it and has made the most.
+
+        Args:
+            rows: the step rows of all ranks.
+        """
+        return max((row["step"] for row in rows if row["rank"] in self.leaders), default=0)
+
+    @property
+    def is_led_by_servers(self) -> bool:
+        """Whether servers alone decide when the run ends."""
+        return self.strategy.num_servers > 0 and not self.strategy.is_lock_step
 
 
 def build(scenario: Scenario, clock: Clock | None = None) -> Experiment:
@@ -103,7 +151,7 @@ def build(scenario: Scenario, clock: Clock | None = None) -> Experiment:
 
 def _changes(scenario: Scenario) -> tuple[Change, ...]:
     changes: tuple[Change, ...] = tuple(spec.build() for spec in scenario.changes)
-    topology = network(scenario).build(scenario.world_size) if changes else None
+    topology = network(scenario).build(scenario.num_ranks) if changes else None
     for i, change in enumerate(changes):
         try:
             if topology is not None:
@@ -114,8 +162,15 @@ def _changes(scenario: Scenario) -> tuple[Change, ...]:
 
 
 def network(scenario: Scenario) -> TopologyPart:
-    """Return the network with the ranks on its hosts; its `build` takes the number of ranks."""
-    return scenario.hosts.place(scenario.topology.build())
+    """Return the network with the ranks on its hosts; its `build` takes the number of ranks.
+
+    Raises:
+        ScenarioError: a file that says what the network is like is not what it was when the scenario was read.
+    """
+    try:
+        return scenario.hosts.place(scenario.topology.build(), scenario.num_servers)
+    except ValueError as error:
+        raise ScenarioError(f"topology.{error}") from None
 
 
 def _schedule(scenario: Scenario, rows: int) -> Schedule:

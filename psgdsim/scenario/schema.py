@@ -27,6 +27,7 @@ from psgdsim.scenario.families import FAMILIES
 from psgdsim.scenario.faults import Fault
 from psgdsim.scenario.spec import DataSpec, PartSpec, SpecOf, blame, custom, read_spec
 from psgdsim.topologies.placement import Hosts
+from psgdsim.trace import Level
 from psgdsim.units import Duration, Throughput
 
 NAME_PATTERN = r"(?!\.)[A-Za-z0-9._-]{1,80}"
@@ -185,9 +186,13 @@ class Scenario(_Section):
         default=None, description="stop at the end of the first step that ends after so long"
     )
     evaluate: Evaluation = Field(default=Evaluation(), description="when the model is evaluated")
-    execution: Literal["exact"] = Field(
-        default="exact",
-        description="exact: simulation makes the very calls of real mode, so values agree bit for bit",
+    execution: Literal["exact", "batched"] = Field(
+        default="batched",
+        description="how simulation computes values: batched, many ranks' at once, equal to real mode but for rounding; "
+        "exact, by the very calls of real mode, so that values agree bit for bit",
+    )
+    trace: Level | None = Field(
+        default=None, description="what is kept of all that happens; null for full up to 64 ranks, steps beyond"
     )
     plugins: Annotated[tuple[Annotated[str, BeforeValidator(_read_module)], ...], Strict(strict=False)] = Field(
         default=(), description="modules that register parts; imported first"
@@ -198,6 +203,16 @@ class Scenario(_Section):
     def global_rows(self) -> int:
         """Rows per step over all ranks."""
         return self.global_batch_size or self.world_size * (self.batch_size or 0)
+
+    @property
+    def num_servers(self) -> int:
+        """How many servers the strategy has besides the workers."""
+        return int(self.strategy.build().num_servers)
+
+    @property
+    def num_ranks(self) -> int:
+        """The number of workers and servers."""
+        return self.world_size + self.num_servers
 
     @model_validator(mode="after")
     def _fits_together(self) -> Scenario:
@@ -219,7 +234,7 @@ class Scenario(_Section):
     def _broken_machine_rules(self) -> Iterator[tuple[Path, str]]:
         """Yield what does not fit between the ranks, the machines and the network."""
         try:
-            self.hosts.check(self.topology.build(), self.world_size)
+            self.hosts.check(self.topology.build(), self.num_ranks, self.num_servers)
         except ValueError as error:
             key, _, message = str(error).partition(": ")
             yield tuple(key.split(".")), message
@@ -231,12 +246,12 @@ class Scenario(_Section):
         """Yield what does not fit between changes and faults and what they happen to."""
         if not (self.changes or self.faults):
             return
-        topology = self.hosts.place(self.topology.build()).build(self.world_size)
+        topology = self.hosts.place(self.topology.build(), self.num_servers).build(self.num_ranks)
         for key, specs in (("changes", self.changes), ("faults", self.faults)):
             for i, spec in enumerate(specs):
                 event: Change | Fault = spec.build()
                 try:
-                    event.check(topology, self.world_size)
+                    event.check(topology, self.num_ranks)
                 except ValueError as error:
                     yield blame(str(error), (key, i), spec)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, get_args
+from typing import Any, Final, NotRequired, get_args, get_origin
 
 from pydantic.fields import FieldInfo
+from typing_extensions import get_type_hints, is_typeddict
 
 from psgdsim.registry import Family
 from psgdsim.scenario.document import Path
@@ -86,8 +87,19 @@ def _model_at(path: Path, data: Any) -> dict[str, FieldInfo]:
 
 def _section_fields(annotation: Any) -> dict[str, FieldInfo]:
     """Return the fields of the section that an annotation is, or is a list of."""
-    inside = [annotation, *get_args(annotation)]
-    return next((each.model_fields for each in inside if hasattr(each, "model_fields")), {})
+    for each in (annotation, *get_args(annotation)):
+        if hasattr(each, "model_fields"):
+            fields: dict[str, FieldInfo] = each.model_fields
+            return fields
+        if is_typeddict(each):
+            hints = get_type_hints(each, include_extras=True)
+            return {name: FieldInfo.from_annotation(_given(hint)) for name, hint in hints.items()}
+    return {}
+
+
+def _given(hint: Any) -> Any:
+    """Return the type of a value that may be left out."""
+    return get_args(hint)[0] if get_origin(hint) is NotRequired else hint
 
 
 def _helps_at(path: Path, data: Any) -> dict[str, str]:

@@ -10,10 +10,11 @@ from typing import Any
 import simpy
 from simpy.events import EventPriority
 
+from psgdsim.sim.bundles import Bundle
 from psgdsim.sim.flow_table import Flow
 from psgdsim.sim.fluid import FluidLinks
+from psgdsim.sim.occupancy import Occupancy
 from psgdsim.sim.paths import Hop, Path
-from psgdsim.sim.series import Series
 
 OnArrival = Callable[["Message"], None]
 
@@ -62,7 +63,7 @@ class Carrier(ABC):
         bandwidth: of each link [bit/s]; the owner keeps it up to date, and says so with `set_bandwidth`.
         latency: of each link [s]; likewise.
         on_arrival: called with each message that has arrived.
-        series: told how busy links are, if anybody wants to know.
+        occupancy: told which messages are on which links, if anybody wants to know.
     """
 
     def __init__(
@@ -71,10 +72,10 @@ class Carrier(ABC):
         bandwidth: Sequence[float],
         latency: Sequence[float],
         on_arrival: OnArrival,
-        series: Series | None = None,
+        occupancy: Occupancy | None = None,
     ) -> None:
         self.env, self.bandwidth, self.latency = env, bandwidth, latency
-        self.on_arrival, self.series = on_arrival, series
+        self.on_arrival, self.occupancy = on_arrival, occupancy
 
     @abstractmethod
     def start(self, message: Message) -> None:
@@ -89,8 +90,15 @@ class Carrier(ABC):
         """Take note that a link has another bandwidth from now on."""
 
     @abstractmethod
-    def usage(self) -> list[tuple[float, float]]:
-        """Return what each link has carried until now [bit], and for how long it would have been busy with that [s]."""
+    def usage(self, now: float) -> list[tuple[float, float]]:
+        """Return what each link has carried, and for how long it would have been busy with that.
+
+        Args:
+            now: until when [s]; any time from the last change to the next.
+
+        Returns:
+            For each link [bit] and [s].
+        """
 
 
 class FluidCarrier(Carrier):
@@ -101,7 +109,7 @@ class FluidCarrier(Carrier):
         bandwidth: as in `Carrier`.
         latency: as in `Carrier`.
         on_arrival: as in `Carrier`.
-        series: as in `Carrier`.
+        occupancy: as in `Carrier`.
     """
 
     def __init__(
@@ -110,10 +118,10 @@ class FluidCarrier(Carrier):
         bandwidth: Sequence[float],
         latency: Sequence[float],
         on_arrival: OnArrival,
-        series: Series | None = None,
+        occupancy: Occupancy | None = None,
     ) -> None:
-        super().__init__(env, bandwidth, latency, on_arrival, series)
-        self._links = FluidLinks[Message](bandwidth)
+        super().__init__(env, bandwidth, latency, on_arrival, occupancy)
+        self._links = FluidLinks(bandwidth)
         self._is_late = False
         self._due = math.inf
         self._timer: simpy.Event | None = None
@@ -134,13 +142,29 @@ class FluidCarrier(Carrier):
         if message.nbits == 0 or not message.path.links:
             self.on_arrival(message)
             return
+        if self.occupancy is not None:
+            self.occupancy.enter(message.path.route, self.env.now)
         self._go_on(self._links.add(message, self.env.now))
+
+    def start_bundle(self, bundle: Bundle, delay: float) -> None:
+        """Let messages in together after a delay [s]; the bundle's owner is told by `arrive` when they have arrived."""
+        if delay > 0:
+            self.env.timeout(delay).callbacks.append(lambda _: self._admit_bundle(bundle))
+        else:
+            self._admit_bundle(bundle)
+
+    def _admit_bundle(self, bundle: Bundle) -> None:
+        if self.occupancy is not None:
+            self.occupancy.enter(bundle.path.route, self.env.now)
+        self._go_on(self._links.add_bundle(bundle, self.env.now))
 
     def give_up(self, message: Message) -> None:
         """Take a flow out; what it has carried so far stays counted."""
         message.is_given_up = True
         if message in self._links:
             self._links.end(message, self.env.now, is_complete=False)
+            if self.occupancy is not None:
+                self.occupancy.leave(message.path.route, self.env.now)
             self._go_on(math.inf)
 
     def set_bandwidth(self, link: int, bandwidth: float) -> None:
@@ -148,15 +172,14 @@ class FluidCarrier(Carrier):
         self._links.set_bandwidth(link, bandwidth, self.env.now)
         self._go_on(math.inf)
 
-    def usage(self) -> list[tuple[float, float]]:
+    def usage(self, now: float) -> list[tuple[float, float]]:
         """As in `Carrier`."""
-        return self._links.usage(self.env.now)
+        return self._links.usage(now)
 
     def _go_on(self, next_finish: float) -> None:
         """Share once everything that happens at this instant has happened; if that is not needed, wait on."""
         if not self._links.is_dirty:
             self._wake_at(next_finish)
-            self._observe()
         elif not self._is_late:
             self._is_late = True
             Late(self.env, self._share)
@@ -165,7 +188,6 @@ class FluidCarrier(Carrier):
         self._is_late = False
         self._links.share(self.env.now)
         self._wake_at(self._links.next_finish())
-        self._observe()
 
     def _wake_at(self, time: float) -> None:
         """Look again at `time` at the latest; when that is too early, it is found out then."""
@@ -180,14 +202,15 @@ class FluidCarrier(Carrier):
             return
         self._due, self._timer = math.inf, None
         now = self.env.now
-        for message in self._links.due(now):
-            self._links.end(message, now)
-            self.on_arrival(message)
+        for flow in self._links.due(now):
+            self._links.end(flow, now)
+            if self.occupancy is not None:
+                self.occupancy.leave(flow.path.route, now)
+            if isinstance(flow, Message):
+                self.on_arrival(flow)
+            else:
+                flow.owner.arrive(flow)
         self._go_on(math.inf if self._links.is_dirty else self._links.next_finish())
-
-    def _observe(self) -> None:
-        if self.series is not None:
-            self.series.update(self.env.now, self._links.utilisation())
 
 
 class IdealCarrier(Carrier):
@@ -200,7 +223,7 @@ class IdealCarrier(Carrier):
         bandwidth: as in `Carrier`.
         latency: as in `Carrier`.
         on_arrival: as in `Carrier`.
-        series: as in `Carrier`.
+        occupancy: as in `Carrier`.
     """
 
     def __init__(
@@ -209,29 +232,40 @@ class IdealCarrier(Carrier):
         bandwidth: Sequence[float],
         latency: Sequence[float],
         on_arrival: OnArrival,
-        series: Series | None = None,
+        occupancy: Occupancy | None = None,
     ) -> None:
-        super().__init__(env, bandwidth, latency, on_arrival, series)
+        super().__init__(env, bandwidth, latency, on_arrival, occupancy)
         self._carried, self._busy = [0.0] * len(bandwidth), [0.0] * len(bandwidth)
+        self._under_way: dict[Message, tuple[float, list[float]]] = {}  # when it arrives, at which bandwidths
         self._stopped: dict[Message, None] = {}  # by a link without bandwidth
 
     def start(self, message: Message) -> None:
         """Arrive when it is time, whatever else is under way; a link without bandwidth is waited for."""
-        narrowest = min([self.bandwidth[link] for link in message.path.route], default=math.inf)
-        if narrowest == 0 and message.nbits > 0:
-            self._stopped[message] = None
-            return
-        time = message.path.delay + (message.nbits / narrowest if message.nbits else 0.0)
+        time = message.path.delay
+        if message.nbits:
+            bandwidths = [self.bandwidth[link] for link in message.path.route]
+            narrowest = min(bandwidths) if bandwidths else math.inf
+            if narrowest == 0:
+                self._stopped[message] = None
+                return
+            time += message.nbits / narrowest
+            self._under_way[message] = self.env.now + time, bandwidths
         self.env.timeout(time, message).callbacks.append(self._arrive)
 
     def _arrive(self, timer: simpy.Event) -> None:
         message: Any = timer.value
         if message.is_given_up:
             return
-        for link in message.path.route:
-            self._carried[link] += message.nbits
-            self._busy[link] += message.nbits / self.bandwidth[link] if message.nbits else 0.0
+        if message.nbits:
+            _, bandwidths = self._under_way.pop(message)
+            _count(message, message.nbits, bandwidths, self._carried, self._busy)
         self.on_arrival(message)
+
+    def _count_so_far(self, message: Message, now: float, carried: list[float], busy: list[float]) -> None:
+        """Count what a message under way has put on its links until now."""
+        end, bandwidths = self._under_way[message]
+        left = (end - now) * min(bandwidths, default=math.inf) if end > now else 0.0
+        _count(message, max(0.0, message.nbits - left), bandwidths, carried, busy)
 
     def set_bandwidth(self, link: int, bandwidth: float) -> None:  # noqa: ARG002 - any change may set them free
         """Start the messages that a link without bandwidth has stopped; the others looked when they started."""
@@ -241,9 +275,24 @@ class IdealCarrier(Carrier):
                 self.start(message)
 
     def give_up(self, message: Message) -> None:
-        """Forget a message; nothing of it is counted."""
+        """Take a message out; what it has carried so far stays counted."""
         message.is_given_up = True
+        if message in self._under_way:
+            self._count_so_far(message, self.env.now, self._carried, self._busy)
+            del self._under_way[message]
 
-    def usage(self) -> list[tuple[float, float]]:
-        """As in `Carrier`; of messages that have arrived."""
-        return list(zip(self._carried, self._busy, strict=True))
+    def usage(self, now: float) -> list[tuple[float, float]]:
+        """As in `Carrier`."""
+        carried, busy = list(self._carried), list(self._busy)
+        for message in self._under_way:
+            self._count_so_far(message, now, carried, busy)
+        return list(zip(carried, busy, strict=True))
+
+
+def _count(
+    message: Message, nbits: float, bandwidths: Sequence[float], carried: list[float], busy: list[float]
+) -> None:
+    """Count bits that a message has put on its links."""
+    for link, bandwidth in zip(message.path.route, bandwidths, strict=True):
+        carried[link] += nbits
+        busy[link] += nbits / bandwidth

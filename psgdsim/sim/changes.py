@@ -45,14 +45,9 @@ class LinkConditions:
             if state == before:
                 continue
             self._now[link] = state
-            self._set_link(link, *state)
+            self._network.set_link(link, bandwidth=state[0], latency=state[1])
             if (state[0] == 0) != (before[0] == 0):
                 (self._on_stop if state[0] == 0 else self._on_go)(link)
-
-    def _set_link(self, link: int, bandwidth: float, latency: float) -> None:
-        # Where messages do not feel each other they do not feel a link that stops either: they are not sent off.
-        is_held = bandwidth == 0 and self._network.model.model == "ideal"
-        self._network.set_link(link, bandwidth=None if is_held else bandwidth, latency=latency)
 
     def _state(self, link: int) -> tuple[float, float]:
         bandwidth, latency, factor = self._nominal[link].bandwidth, self._nominal[link].latency, 1.0

@@ -8,14 +8,15 @@ processes from their arguments, and cannot end a coroutine at once without losin
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Hashable
+from collections.abc import Callable, Coroutine, Generator, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import simpy
 
 from psgdsim.errors import ProgramError
-from psgdsim.node import Mailbox, Message, snapshot
+from psgdsim.mailbox import Mailbox
+from psgdsim.node import Message, snapshot
 
 MAX_CLOSINGS = 100
 """How many awaits in `finally` blocks are cut short before a coroutine counts as one that cannot be cancelled."""
@@ -98,16 +99,19 @@ class Running:
 
     def _end(self, result: Any, error: BaseException | None) -> None:
         self.result, self.error, self.is_done = result, error, True
-        self._on_end(self)
+        on_end = self._on_end
+        # These lead back to this object; whatever the coroutine has held must not wait for the garbage collector.
+        del self._on_end, self._callback, self._coroutine
+        on_end(self)
 
     def cancel(self) -> None:
         """End it now, at the place where it waits; its `finally` blocks run. Nothing happens if it has ended.
 
         What a `finally` block awaits is cut short, too, and takes no time. What one raises is the coroutine's error.
         """
-        coroutine: Any = self._coroutine
         if self.is_done:
             return
+        coroutine: Any = self._coroutine
         if coroutine.cr_running:  # it cancels itself, or what it is a part of
             self._must_end = True
             return
@@ -144,6 +148,32 @@ class Running:
             f"{code.co_filename}:{line}: program {code.co_qualname!r} awaits something that yields "
             f"{type(awaited).__name__}; a program may await only what its node offers (compute, send, recv, sleep, ...)"
         )
+
+
+async def gather(env: simpy.Environment, coroutines: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Run coroutines at the same time and return their results in order; the first error cancels the others."""
+    finished = env.event()
+    jobs: list[Running] = []
+    left = len(coroutines)
+
+    def on_end(job: Running) -> None:
+        nonlocal left
+        left -= 1
+        if (left == 0 or job.error is not None) and not finished.triggered:
+            finished.succeed()
+
+    try:
+        for coroutine in coroutines:
+            jobs.append(Running(env, coroutine, on_end))
+        if coroutines:
+            await wait(finished)
+    finally:
+        for job in jobs:
+            job.cancel()
+    for job in jobs:
+        if job.error is not None:
+            raise job.error
+    return [job.result for job in jobs]
 
 
 class SimJob:
@@ -200,12 +230,13 @@ class SimJob:
         return self._running.result
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Due:
     """A message that was sent and has not been delivered."""
 
     message: Message
     stream: deque[_Due]
+    is_shared: bool
     has_arrived: bool = False
 
 
@@ -220,26 +251,36 @@ class OrderedMailbox(Mailbox):
         self._streams: dict[tuple[int, Hashable], deque[_Due]] = {}
         self._dues: dict[int, _Due] = {}
 
-    def expect(self, message: Message, stream: Hashable) -> None:
-        """Take note that a message has been sent off, after all before it in that stream of its sender."""
+    def expect(self, message: Message, stream: Hashable, *, is_shared: bool = False) -> None:
+        """Take note that a message has been sent off, after all before it in that stream of its sender.
+
+        Args:
+            message: the message.
+            stream: which of its sender's streams it is part of.
+            is_shared: whether others receive the same object.
+        """
         queue = self._streams.setdefault((message.src, stream), deque())
-        due = self._dues[id(message)] = _Due(message, queue)
+        due = self._dues[id(message)] = _Due(message, queue, is_shared)
         queue.append(due)
 
     def put(self, message: Message) -> None:
         """Deliver a message, in containers of its own, and what has waited for it; or let it wait for others."""
         due = self._dues.get(id(message))
         if due is None:
-            super().put(Message(message.src, message.tag, snapshot(message.payload)))
+            super().put(_copy(message))
             return
         due.has_arrived = True
         while due.stream and due.stream[0].has_arrived:
-            first = due.stream.popleft().message
-            del self._dues[id(first)]
-            super().put(Message(first.src, first.tag, snapshot(first.payload)))
+            first = due.stream.popleft()
+            del self._dues[id(first.message)]
+            super().put(_copy(first.message) if first.is_shared else first.message)
 
     def forget(self, src: int) -> None:
         """Expect nothing more of a rank that is gone; what waits behind a message that was lost is lost with it."""
         for key in [key for key in self._streams if key[0] == src]:
             for due in self._streams.pop(key):
                 del self._dues[id(due.message)]
+
+
+def _copy(message: Message) -> Message:
+    return Message(message.src, message.tag, snapshot(message.payload))

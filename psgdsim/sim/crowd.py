@@ -9,15 +9,15 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable
-from typing import Final, Generic
+from typing import Final
 
-from psgdsim.sim.flow_table import SAME_RATE, AnyFlow
+from psgdsim.sim.flow_table import SAME_RATE, Flow
 
 _FRESH: Final = 2**16
 """After so many changes of rate all is counted from 0 again, or what has been carried would swallow what is left."""
 
 
-class Crowd(Generic[AnyFlow]):
+class Crowd:
     """Flows that go at one rate.
 
     Args:
@@ -29,11 +29,11 @@ class Crowd(Generic[AnyFlow]):
         rate: of each flow now [bit/s].
     """
 
-    def __init__(self, members: Iterable[tuple[AnyFlow, float]], rate: float, now: float) -> None:
+    def __init__(self, members: Iterable[tuple[Flow, float]], rate: float, now: float) -> None:
         self.rate = rate
         self._begin(members, now)
 
-    def _begin(self, members: Iterable[tuple[AnyFlow, float]], now: float) -> None:
+    def _begin(self, members: Iterable[tuple[Flow, float]], now: float) -> None:
         self._since = now
         self._num_changes = 0
         self._fallen = 0.0  # what each flow has carried from the beginning until `_since`
@@ -52,20 +52,20 @@ class Crowd(Generic[AnyFlow]):
             if self._num_changes == _FRESH:
                 self._begin(self.members(now), now)
 
-    def join(self, member: AnyFlow, left: float, now: float) -> None:
+    def join(self, member: Flow, left: float, now: float) -> None:
         """Let a flow in that has some bits left."""
         end = self._ends[member] = self._carried(now) + left
         heapq.heappush(self._queue, (end, member.order, member))
 
-    def leave(self, member: AnyFlow) -> None:
+    def leave(self, member: Flow) -> None:
         """Let a flow out."""
         del self._ends[member]
 
-    def left(self, member: AnyFlow, now: float) -> float:
+    def left(self, member: Flow, now: float) -> float:
         """Return what a flow has still to carry [bit]."""
         return max(0.0, self._ends[member] - self._carried(now))
 
-    def members(self, now: float) -> list[tuple[AnyFlow, float]]:
+    def members(self, now: float) -> list[tuple[Flow, float]]:
         """Return all flows with what each has still to carry [bit]."""
         carried = self._carried(now)
         return [(member, max(0.0, end - carried)) for member, end in self._ends.items()]
@@ -79,7 +79,7 @@ class Crowd(Generic[AnyFlow]):
             return math.inf
         return self._since + max(0.0, queue[0][0] - self._fallen) / self.rate
 
-    def due(self, horizon: float) -> list[AnyFlow]:
+    def due(self, horizon: float) -> list[Flow]:
         """Return the flows that end by a time; they must leave before anything else happens."""
         due = []
         while self.next_finish() <= horizon:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Final, Generic
+from typing import Final
 
 import numpy as np
 
 from psgdsim.sim.crowd import Crowd
-from psgdsim.sim.flow_table import AnyFlow, FlowTable
+from psgdsim.sim.flow_table import Flow, FlowTable
 from psgdsim.sim.sharing import TIE
 
 SMALLEST: Final = 16
@@ -25,7 +25,7 @@ PATIENCE: Final = 32
 """A crowd is tried once a link's flows have been shared anew often enough to pay for it: one time for so many flows."""
 
 
-class Crowds(Generic[AnyFlow]):
+class Crowds:
     """The crowds of a network.
 
     Args:
@@ -34,9 +34,9 @@ class Crowds(Generic[AnyFlow]):
         table: where flows are that are in no crowd.
     """
 
-    def __init__(self, bandwidth: array[float], on: Sequence[dict[AnyFlow, None]], table: FlowTable[AnyFlow]) -> None:
+    def __init__(self, bandwidth: array[float], on: Sequence[dict[Flow, None]], table: FlowTable) -> None:
         self._bandwidth, self._on, self._table = bandwidth, on, table
-        self._by_link: dict[int, Crowd[AnyFlow]] = {}
+        self._by_link: dict[int, Crowd] = {}
         self._group = array("q", [-1]) * len(bandwidth)  # the link whose crowd all flows here belong to
         self._size = array("d", [0.0]) * len(bandwidth)  # how many of them there are here
         self._patience = array("q", [0]) * len(bandwidth)
@@ -45,7 +45,7 @@ class Crowds(Generic[AnyFlow]):
 
     # --- while a crowd lasts ----------------------------------------------------------------------------------
 
-    def settle(self, changed: dict[int, None], newcomers: Iterable[AnyFlow], now: float) -> dict[int, None]:
+    def settle(self, changed: dict[int, None], newcomers: Iterable[Flow], now: float) -> dict[int, None]:
         """Give the crowds that a change touches their new rates, or end them.
 
         Args:
@@ -63,7 +63,7 @@ class Crowds(Generic[AnyFlow]):
                 self.dissolve(link, now)
         return {link: None for link in changed if self._group[link] < 0}
 
-    def _is_kept(self, link: int, changed: Iterable[int], newcomers: Iterable[AnyFlow], now: float) -> bool:
+    def _is_kept(self, link: int, changed: Iterable[int], newcomers: Iterable[Flow], now: float) -> bool:
         """Let newcomers in and set the rate; return False if the flows on a link are no crowd any more."""
         crowd, group = self._by_link[link], self._group
         if 2 * len(self._on[link]) <= SMALLEST:
@@ -82,7 +82,7 @@ class Crowds(Generic[AnyFlow]):
         crowd.set_rate(rate, now)
         return True
 
-    def _take(self, flow: AnyFlow, link: int) -> None:
+    def _take(self, flow: Flow, link: int) -> None:
         """Move a flow from the table to the crowd of a link."""
         self._table.remove(flow)
         flow.crowd = link
@@ -90,12 +90,12 @@ class Crowds(Generic[AnyFlow]):
             self._group[other] = link
             self._size[other] += 1
 
-    def leave(self, flow: AnyFlow) -> None:
+    def leave(self, flow: Flow) -> None:
         """Let a flow out that ends."""
         self._by_link[flow.crowd].leave(flow)
         self._let_go(flow)
 
-    def _let_go(self, flow: AnyFlow) -> None:
+    def _let_go(self, flow: Flow) -> None:
         flow.crowd = -1
         for other in flow.path.links:
             self._size[other] -= 1
@@ -154,14 +154,14 @@ class Crowds(Generic[AnyFlow]):
             return math.inf
         return min([crowd.next_finish() for crowd in self._by_link.values()])
 
-    def due(self, horizon: float) -> list[AnyFlow]:
+    def due(self, horizon: float) -> list[Flow]:
         """Return the flows in crowds that end by a time; they must leave before anything else happens."""
         return [flow for crowd in self._by_link.values() for flow in crowd.due(horizon)]
 
-    def rate(self, flow: AnyFlow) -> float:
+    def rate(self, flow: Flow) -> float:
         """Return the rate of a flow in a crowd [bit/s]."""
         return self._by_link[flow.crowd].rate
 
-    def left(self, flow: AnyFlow, now: float) -> float:
+    def left(self, flow: Flow, now: float) -> float:
         """Return what a flow in a crowd has still to carry [bit]."""
         return self._by_link[flow.crowd].left(flow, now)

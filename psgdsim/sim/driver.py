@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
-from typing import Any
+from typing import Final
 
 import simpy
 
 from psgdsim import rng
-from psgdsim.errors import Deadlock, Interrupted, PsgdsimError, StrategyError, place
-from psgdsim.node import Message, check_together
+from psgdsim.errors import Deadlock, Interrupted, PsgdsimError, RankFailed, StrategyError, place
+from psgdsim.node import Message
 from psgdsim.scenario.changes import Background, Course
 from psgdsim.scenario.experiment import Experiment
 from psgdsim.signals import signals_to
+from psgdsim.sim.accounts import LinkAccounts
 from psgdsim.sim.changes import BackgroundTraffic, Courses, Delays, LinkConditions
-from psgdsim.sim.coroutines import Running, wait
+from psgdsim.sim.coroutines import Running
+from psgdsim.sim.evaluations import Evaluations
+from psgdsim.sim.execution import make as make_execution
 from psgdsim.sim.faults import Faults
+from psgdsim.sim.garbage import rare_collections
 from psgdsim.sim.gates import with_gates
-from psgdsim.sim.network import Network, utilisation
+from psgdsim.sim.network import Network
 from psgdsim.sim.node import SimNode
 from psgdsim.sim.notes import Notes
+from psgdsim.sim.occupancy import Occupancy
 from psgdsim.sim.outages import Outages
 from psgdsim.sim.post import Post
-from psgdsim.sim.values import numbers, unwrap
-from psgdsim.trace import LinkReport, Outcome, Progress
+from psgdsim.sim.shortcuts import Shortcuts
+from psgdsim.sim.sizes import FrameSizes
+from psgdsim.sim.step_ends import StepEnds
+from psgdsim.sim.values import Digests, Value, numbers
+from psgdsim.trace import Outcome, Progress
+
+MAX_LOOK_BACK: Final = 256
+"""Steps in which progress looks for a loss that is known already."""
 
 
 class Simulation:
@@ -31,7 +43,7 @@ class Simulation:
 
     Args:
         experiment: what to run.
-        progress: told after every step of rank 0.
+        progress: told after every step of the first rank that leads.
     """
 
     def __init__(self, experiment: Experiment, progress: Progress | None = None) -> None:
@@ -39,64 +51,82 @@ class Simulation:
         self.env = simpy.Environment()
         gated = with_gates(experiment)
         self.bare, self.topology = gated.bare, gated.topology
-        self.network = Network(self.env, self.topology, experiment.scenario.network)
+        occupancy = Occupancy(len(self.topology.links))
+        self.network = Network(self.env, self.topology, experiment.scenario.network, occupancy=occupancy)
+        self.accounts = LinkAccounts(self.network, occupancy, len(self.bare.links))
+        self.shortcuts = Shortcuts(self)
         self.nodes: list[SimNode] = []
+        self.sizes = FrameSizes()
+        self.execution = make_execution(
+            "exact" if experiment.strategy.is_bitwise else experiment.scenario.execution, experiment.num_ranks
+        )
         delays = Delays(experiment.changes, self.bare, experiment.scenario.seed)
         self.post = Post(self.env, self.network, self.nodes, self.deliver, delays if delays.has_any else None)
-        self.notes = Notes(lambda: float(self.env.now))
-        hosts = [self.topology.host_of(rank) for rank in range(experiment.world_size)]
+        self.notes = Notes(lambda: float(self.env.now), experiment.max_events)
+        hosts = [self.topology.host_of(rank) for rank in range(experiment.num_ranks)]
         timeout = experiment.scenario.real.heartbeat_timeout
         self.outages = Outages(self.env, self.network, self.post, hosts, timeout, self.look)
         self._conditions = LinkConditions(self.network, self.outages.begin, self.outages.end)
         num_changes = len(experiment.changes)
         self.faults = Faults(self, experiment.faults, gated.of_fault, self._conditions, num_changes)
-        self.nodes += [SimNode(self, rank) for rank in range(experiment.world_size)]
-        self.evals: list[dict[str, Any]] = []
+        self.nodes += [SimNode(self, rank) for rank in range(experiment.num_ranks)]
+        self._evaluations = Evaluations(experiment.task)
         self._progress = progress
         self._programs: list[Running] = []
-        self._left = self._num_expected = len(self.nodes)
+        self._left = len(self.nodes)
         self._error: BaseException | None = None
         self._where = ""
-        self._barrier: simpy.Event = self.env.event()
-        self._arrived: list[SimNode] = []
-        self._verdicts: dict[int, bool] = {}
-        self._ended: list[int] = []
+        self.ends = StepEnds(self)
         self._must_look = False
 
     def run(self) -> Outcome:
         """Run all programs to their end, or to the first error."""
-        with signals_to(self._interrupt):
+        series = self.accounts.series
+        with signals_to(self._interrupt), rare_collections():
             self._start_all()
-            while self._error is None and self._left and self.env.peek() != float("inf"):
+            while self._error is None and self._left and (time := self.env.peek()) != float("inf"):
+                if time > series.edge:
+                    series.advance(time)
                 self.env.step()
                 if self._must_look and self._is_stuck():
                     break
-        if self._error is None and self._left:
+        if self._error is None and self._left and not self._is_over:
             self._error = self._deadlock()
         for program in self._programs:
             program.cancel()
         self.notes.end_all()
-        reports = [node.log.report(numbers, unwrap(list(node.models)), len(node.mailbox.unread)) for node in self.nodes]
+        digests = Digests()
+        reports = [
+            node.log.report(numbers, digests.of(node.models), len(node.mailbox.unread)) for node in self.nodes
+        ]
         return Outcome(
             time=max(node.log.rows[-1]["time"] if node.log.rows else 0.0 for node in self.nodes),
             reports=reports,
-            evals=self.evals,
-            models=numbers(list(self._survivor.models)),
+            evals=self._evaluations.rows(),
+            models=numbers(list(self.first.models)),
             error=self._as_error(),
-            links=self._links(),
+            links=self.accounts.reports(self.env.now),
+            link_bins=self.accounts.bins(self.env.now),
             network_events=self.notes.network,
         )
 
     @property
-    def _survivor(self) -> SimNode:
-        """The first rank that is up, or rank 0 if none is."""
-        return next((node for node in self.nodes if node.is_up), self.nodes[0])
+    def first(self) -> SimNode:
+        """The first rank that leads and is up, or the first that leads if none is."""
+        leaders = self.experiment.leaders
+        return next((self.nodes[rank] for rank in leaders if self.nodes[rank].is_up), self.nodes[leaders[0]])
 
-    def _links(self) -> list[LinkReport]:
-        """Return what the network's own links have done."""
-        usage = self.network.usage()[: len(self.bare.links)]
-        shares = utilisation(usage, float(self.env.now) or 1.0)
-        return [LinkReport(link.name, round(link.nbytes), shares[link.name]) for link in usage]
+    @property
+    def _is_over(self) -> bool:
+        """Whether the servers have ended a run, and the only ones left have come back too late to be told."""
+        return self._is_dismissed and all(
+            program.is_done or node.is_restarted for node, program in zip(self.nodes, self._programs, strict=True)
+        )
+
+    @property
+    def _is_dismissed(self) -> bool:
+        """Whether all servers of a run that they lead have ended."""
+        return self.experiment.is_led_by_servers and self.ends.have_all_ended
 
     def _interrupt(self, signum: int) -> None:
         """End the run with what it has; a second signal ends the process."""
@@ -127,10 +157,18 @@ class Simulation:
             if program.error is not None:
                 self.fail(node.rank, program.error)
             elif not program.is_cancelled:
-                self._ended.append(node.rank)
-                self._meet_if_all_are_there()
+                self.ends.end(node.rank)
+                if node.rank in self.experiment.leaders:
+                    self._forget_absent()
 
-        return Running(self.env, self.experiment.strategy.worker(node, self.experiment.task), on_end)
+        program = self.experiment.strategy.program(node.rank, self.experiment.world_size)
+        return Running(self.env, program(node, self.experiment.task), on_end)
+
+    def _forget_absent(self) -> None:
+        """Expect nobody back once the servers that lead a run have ended."""
+        for node in self.nodes if self._is_dismissed else ():
+            self._left -= node.is_returning
+            node.is_returning = False
 
     def is_running(self, rank: int) -> bool:
         """Whether a rank's program has begun and not ended."""
@@ -150,17 +188,18 @@ class Simulation:
         """
         node = self.nodes[rank]
         node.is_returning = returns
-        self._num_expected -= not returns
         self._programs[rank].cancel()
         node.crash(cause)
-        if node in self._arrived:
-            self._arrived.remove(node)
         self.post.crash(rank, cause)
-        self._meet_if_all_are_there()
+        if self.experiment.is_led_by_servers and not self.first.is_up:
+            self.fail(rank, RankFailed(f"rank {rank} (server)", f"step {node.log.step}", cause))
+        self.ends.crash(node)
 
     def restart(self, rank: int) -> None:
-        """Start a rank's program again, from the beginning."""
+        """Start a rank's program again, from the beginning, unless the run is over by now."""
         node = self.nodes[rank]
+        if not node.is_returning:
+            return
         node.restart()
         self.post.restart(rank)
         self.outages.look_again()
@@ -200,76 +239,38 @@ class Simulation:
             if program.is_done:
                 continue
             waits = [str(waiter) for waiter in node.mailbox.waiters]
-            if node in self._arrived:
+            if self.ends.is_waiting(node):
                 waits.append(f"checkpoint(step={node.step})")
+            waits += self.shortcuts.waits_of(node)
             unread = [f"{message.tag!r} from rank {message.src}" for message in node.mailbox.unread[:3]]
             has = f"; unread: {', '.join(unread)}" if unread else ""
-            lines.append(f"  rank {node.rank} (step {node.log.step}) waits for {' and '.join(waits) or 'nothing'}{has}")
+            name = f"rank {node.rank}{' (server)' * (node.role == 'server')} (step {node.log.step})"
+            lines.append(f"  {name} waits for {' and '.join(waits) or 'nothing'}{has}")
         head = f"deadlock at {self.env.now:.9g} s of virtual time: nothing is under way, and"
         return Deadlock("\n".join([head, *lines[:20], *(["  ..."] if len(lines) > 20 else [])]))
 
     # --- the end of a step ------------------------------------------------------------------------------------
 
     async def checkpoint(self, node: SimNode) -> bool:
-        """Tell a node whether to go on after the step it ended; nobody waits but where a target must be judged first.
-
-        Otherwise the first rank to end a step decides for all, and models are evaluated when rank 0 has them, in no
-        time: measuring must not change what is measured.
-        """
+        """Tell a node whether to go on after the step it ended."""
         schedule, step = self.experiment.task.schedule, node.step
-        if node.rank == 0 and self._progress is not None:
-            loss = numbers(node.log.rows[-1].get("loss"))
-            self._progress(
-                node.now, step, schedule.last_step, None if loss is None else float(loss), node.log.sent_nbytes
-            )
-        if schedule.awaits_verdict(step):
-            return await self._meet(node)
-        goes_on = self._verdicts.setdefault(step, not schedule.is_end(step, node.now, None))
-        if node is self._survivor and (schedule.is_evaluation(step) or not goes_on):
-            self._evaluate(step)
-        return goes_on
+        if node.rank == self.experiment.leaders[0] and self._progress is not None:
+            self._progress(node.now, step, schedule.last_step, self._last_loss(), node.log.sent_nbytes)
+        return await self.ends.decide(node)
 
-    async def _meet(self, node: SimNode) -> bool:
-        self._arrived.append(node)
-        barrier = self._barrier
-        self._meet_if_all_are_there()
-        if barrier.triggered:
-            return self._goes_on
-        with node.log.during("wait"):
-            return bool(await wait(barrier))
+    def _last_loss(self) -> float | None:
+        """Return the last loss of rank 0 that is known; nothing is computed for that."""
+        for row in itertools.islice(reversed(self.nodes[0].log.rows), MAX_LOOK_BACK):
+            loss = row.get("loss")
+            if not isinstance(loss, Value):
+                return None if loss is None else float(loss)
+            if loss.is_ready:
+                return float(loss.numbers)
+        return None
 
-    def _meet_if_all_are_there(self) -> None:
-        """Open the barrier once all have come but those that are gone for good; fail the run if some never will."""
-        if not self._arrived or len(self._arrived) + len(self._ended) < self._num_expected:
-            return
-        # A rank that was started again begins at step 1: it may meet others at another step.
-        arrived = {node.rank: node.step for node in self._arrived if self._ended or not node.is_restarted}
-        try:
-            check_together(arrived, self._ended)
-        except StrategyError as error:
-            self._error = self._error or error
-        else:
-            self._open_barrier()
-
-    def _open_barrier(self) -> None:
-        step = max(node.step for node in self._arrived)
-        schedule = self.experiment.task.schedule
-        is_evaluation = schedule.is_evaluation(step)
-        accuracy = self._evaluate(step) if is_evaluation else None
-        self._goes_on = not schedule.is_end(step, self.env.now, accuracy)
-        if not (self._goes_on or is_evaluation):
-            self._evaluate(step)
-        self._arrived = []
-        barrier, self._barrier = self._barrier, self.env.event()
-        barrier.succeed(self._goes_on)
-
-    def _evaluate(self, step: int) -> float | None:
-        rows = [
-            {"time": self.env.now, "step": step, "model": i, **self.experiment.task.evaluate(unwrap(model))}
-            for i, model in enumerate(self._survivor.models)
-        ]
-        self.evals += rows
-        return max((row["test_accuracy"] for row in rows if row["test_accuracy"] is not None), default=None)
+    def evaluate(self, step: int) -> float | None:
+        """Evaluate the models of the first rank that leads; return the best test accuracy if it may end the run."""
+        return self._evaluations.add(float(self.env.now), step, self.first.models)
 
 
 def run_sim(experiment: Experiment, progress: Progress | None = None) -> Outcome:
@@ -277,7 +278,7 @@ def run_sim(experiment: Experiment, progress: Progress | None = None) -> Outcome
 
     Args:
         experiment: what to run.
-        progress: told after every step of rank 0.
+        progress: told after every step of the first rank that leads.
 
     Returns:
         The outcome; `error` holds what went wrong in a program.

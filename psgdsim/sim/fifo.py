@@ -9,7 +9,7 @@ from typing import Any
 import simpy
 
 from psgdsim.sim.carriers import Carrier, Message, OnArrival
-from psgdsim.sim.series import Series
+from psgdsim.sim.occupancy import Occupancy
 
 
 class _Copy:
@@ -35,27 +35,27 @@ class _Queue:
     """
 
     def __init__(self, carrier: FifoCarrier, link: int) -> None:
-        self._carrier, self._link, self._env = carrier, link, carrier.env
+        self._carrier, self._env = carrier, carrier.env
+        self._occupancy, self._links = carrier.occupancy, (link,)
         self._waiting: deque[_Copy] = deque()
         self._timer: simpy.Event | None = None
         self._left, self._since = 0.0, 0.0
         self._bandwidth = carrier.bandwidth[link]
-        self.carried = self.busy = 0.0
+        self._carried = self._busy = 0.0
 
     def join(self, copy: _Copy) -> None:
         """Wait for the link, behind those that came before."""
         self._waiting.append(copy)
+        if self._occupancy is not None:
+            self._occupancy.enter(self._links, self._env.now)
         if len(self._waiting) == 1:
             self._begin()
 
     def _begin(self) -> None:
-        """Put the first on the link; those that were given up meanwhile have left the queue."""
-        while self._waiting and self._waiting[0].message.is_given_up:
-            self._waiting.popleft()
+        """Put the first on the link."""
         if self._waiting:
             self._left, self._since = self._waiting[0].message.nbits, self._env.now
             self._set_timer()
-        self._carrier.note(self._link, is_busy=bool(self._waiting))
 
     def _set_timer(self) -> None:
         self._timer = None
@@ -70,36 +70,47 @@ class _Queue:
         self._timer = None
         self._settle(self._left)
         copy = self._waiting.popleft()
+        if self._occupancy is not None:
+            self._occupancy.leave(self._links, self._env.now)
         self._begin()
         self._carrier.forward(copy)
 
     def _settle(self, nbits: float) -> None:
         """Count bits that the link has carried of the message on it."""
-        self.carried += nbits
-        self.busy += self._env.now - self._since if nbits else 0.0
+        self._carried += nbits
+        self._busy += self._env.now - self._since if nbits else 0.0
         self._left, self._since = self._left - nbits, self._env.now
 
-    def _done(self) -> float:
+    def _done(self, now: float) -> float:
         """Return the bits carried since the last time anything changed."""
-        elapsed = self._env.now - self._since
-        return min(self._left, self._bandwidth * elapsed) if elapsed else 0.0
+        elapsed = now - self._since
+        return min(self._left, self._bandwidth * elapsed) if self._waiting and elapsed else 0.0
 
-    def settle_now(self) -> None:
-        """Count what has been carried until now."""
-        if self._waiting:
-            self._settle(self._done())
+    def usage(self, now: float) -> tuple[float, float]:
+        """Return the bits carried until a time, and for how long the link was busy with them."""
+        done = self._done(now)
+        return self._carried + done, self._busy + (now - self._since if done else 0.0)
 
     def change(self, bandwidth: float) -> None:
         """Go on at another bandwidth."""
-        self.settle_now()
+        self._settle(self._done(self._env.now))
         self._bandwidth = bandwidth
         if self._waiting:
             self._set_timer()
 
     def drop(self, message: Message) -> None:
-        """Take a message off the link, if it is on it, and go on with the next."""
-        if self._waiting and self._waiting[0].message is message:
-            self.settle_now()
+        """Take a message out, and go on with the next if it was on the link."""
+        kept = deque(copy for copy in self._waiting if copy.message is not message)
+        num = len(self._waiting) - len(kept)
+        if not num:
+            return
+        is_first = self._waiting[0].message is message
+        if is_first:
+            self._settle(self._done(self._env.now))
+        self._waiting = kept
+        if self._occupancy is not None:
+            self._occupancy.leave(num * self._links, self._env.now)
+        if is_first:
             self._timer = None
             self._begin()
 
@@ -112,7 +123,7 @@ class FifoCarrier(Carrier):
         bandwidth: as in `Carrier`.
         latency: as in `Carrier`.
         on_arrival: as in `Carrier`.
-        series: as in `Carrier`.
+        occupancy: as in `Carrier`.
     """
 
     def __init__(
@@ -121,11 +132,10 @@ class FifoCarrier(Carrier):
         bandwidth: Sequence[float],
         latency: Sequence[float],
         on_arrival: OnArrival,
-        series: Series | None = None,
+        occupancy: Occupancy | None = None,
     ) -> None:
-        super().__init__(env, bandwidth, latency, on_arrival, series)
+        super().__init__(env, bandwidth, latency, on_arrival, occupancy)
         self._queues = [_Queue(self, link) for link in range(len(bandwidth))]
-        self._utilisation = [0.0] * len(bandwidth)
 
     def start(self, message: Message) -> None:
         """Queue a message at the first link of each branch of its way."""
@@ -168,14 +178,6 @@ class FifoCarrier(Carrier):
         """Go on at another bandwidth, in the middle of a message if need be; 0 stops the link."""
         self._queues[link].change(bandwidth)
 
-    def usage(self) -> list[tuple[float, float]]:
+    def usage(self, now: float) -> list[tuple[float, float]]:
         """As in `Carrier`."""
-        for queue in self._queues:
-            queue.settle_now()
-        return [(queue.carried, queue.busy) for queue in self._queues]
-
-    def note(self, link: int, *, is_busy: bool) -> None:
-        """Tell the series whether a link is busy from now on."""
-        if self.series is not None and self._utilisation[link] != is_busy:
-            self._utilisation[link] = float(is_busy)
-            self.series.update(self.env.now, self._utilisation)
+        return [queue.usage(now) for queue in self._queues]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 import numpy as np
 
 from psgdsim.sim.paths import Path
-from psgdsim.sim.sharing import Floats, levels
+from psgdsim.sim.sharing import Bools, Floats, Ints, levels
 from psgdsim.sim.table import Table
 
 SMALL: Final = 32
@@ -54,10 +54,7 @@ class Flow:
         self.accounted = 0.0
 
 
-AnyFlow = TypeVar("AnyFlow", bound=Flow)
-
-
-class FlowTable(Generic[AnyFlow]):
+class FlowTable:
     """Flows with rates of their own, and when each ends; all in wire bits, `nbits / goodput`.
 
     Args:
@@ -69,15 +66,15 @@ class FlowTable(Generic[AnyFlow]):
     """
 
     def __init__(self, num_links: int) -> None:
-        self.flows: dict[AnyFlow, None] = {}
+        self.flows: dict[Flow, None] = {}
         self.is_plain = True
         self._nowhere = num_links  # the link of entries that mean nothing any more
         self._rows = Table(_ROWS)
-        self._at: list[AnyFlow | None] = []
+        self._at: list[Flow | None] = []
         self._free: list[int] = []
         self._entries = Table(_ENTRIES)
         self._used = self._dead = 0
-        self._unlisted: dict[AnyFlow, None] = {}
+        self._unlisted: dict[Flow, None] = {}
         self._look()
 
     def _look(self) -> None:
@@ -88,7 +85,7 @@ class FlowTable(Generic[AnyFlow]):
 
     # --- flows come and go ------------------------------------------------------------------------------------
 
-    def add(self, flow: AnyFlow, left: float, now: float) -> None:
+    def add(self, flow: Flow, left: float, now: float) -> None:
         """Give a flow a row; it has some bits left and no rate yet."""
         row = flow.row = self._free.pop() if self._free else self._new_row()
         path = flow.path
@@ -101,7 +98,7 @@ class FlowTable(Generic[AnyFlow]):
             self._rows.cells["penalty"][row], self._rows.cells["ceiling"][row] = path.penalty, path.ceiling
         self.flows[flow] = self._unlisted[flow] = None
 
-    def remove(self, flow: AnyFlow) -> None:
+    def remove(self, flow: Flow) -> None:
         """Free a flow's row."""
         row = flow.row
         del self.flows[flow]
@@ -150,11 +147,17 @@ class FlowTable(Generic[AnyFlow]):
             self._used += width
         self._unlisted.clear()
 
-    def _blank(self, flow: AnyFlow) -> None:
+    def matrix(self) -> tuple[Ints, Ints, Floats, Floats, Bools]:
+        """Return what `levels` must know; all views, valid until a flow comes or goes."""
+        self._list_new()
+        rows, (flow, link, weight) = self._columns(), (self._entries.columns[name][: self._used] for name in _ENTRIES)
+        return flow, link, weight, rows["ceiling"], rows["is_live"].view(np.bool_)
+
+    def _blank(self, flow: Flow) -> None:
         """Make the flow's entries mean nothing."""
-        link, weight, width = self._entries.cells["link"], self._entries.cells["weight"], len(flow.path.links)
+        link, width = self._entries.cells["link"], len(flow.path.links)
         for at in range(flow.block, flow.block + width):
-            link[at], weight[at] = self._nowhere, 0.0
+            link[at] = self._nowhere
         flow.block = -1
         self._dead += width
         if 2 * self._dead > self._used + 4 * SMALL:
@@ -162,7 +165,7 @@ class FlowTable(Generic[AnyFlow]):
 
     # --- rates ------------------------------------------------------------------------------------------------
 
-    def set_rate(self, flow: AnyFlow, rate: float, now: float) -> None:
+    def set_rate(self, flow: Flow, rate: float, now: float) -> None:
         """Let a flow go on at another rate [bit/s]."""
         row = flow.row
         old = self._rate[row]
@@ -181,16 +184,7 @@ class FlowTable(Generic[AnyFlow]):
             capacity: of each link [bit/s], and an infinite one behind.
             now: the time [s].
         """
-        self._list_new()
-        rows, entries = self._columns(), self._entries.columns
-        level = levels(
-            capacity,
-            entries["flow"][: self._used],
-            entries["link"][: self._used],
-            entries["weight"][: self._used],
-            rows["ceiling"],
-            rows["is_live"].view(np.bool_),
-        )
+        rows, level = self._columns(), levels(capacity, *self.matrix())
         self._set_rates(rows, level if self.is_plain else level / rows["penalty"], now)
 
     def _columns(self) -> dict[str, Floats]:
@@ -212,6 +206,14 @@ class FlowTable(Generic[AnyFlow]):
             with np.errstate(divide="ignore", invalid="ignore"):
                 rows["finish"][some] = np.where(rate > 0, now + left / rate, math.inf)
 
+    def pressure(self, num_links: int) -> tuple[Floats, Floats]:
+        """Return for each link what the flows load it with [bit/s], and the highest level of a flow that crosses it."""
+        rows, (flow, link, weight, *_) = self._columns(), self.matrix()
+        level = (rows["rate"] * rows["penalty"])[flow]
+        highest = np.zeros(num_links)
+        np.maximum.at(highest, link, level)
+        return np.asarray(np.bincount(link, weight * level, num_links), float), highest
+
     # --- what is known ----------------------------------------------------------------------------------------
 
     def next_finish(self) -> float:
@@ -222,7 +224,7 @@ class FlowTable(Generic[AnyFlow]):
             return float(min(self._finish[: len(self._at)]))
         return float(self._rows.columns["finish"][: len(self._at)].min())
 
-    def due(self, horizon: float) -> list[AnyFlow]:
+    def due(self, horizon: float) -> list[Flow]:
         """Return the flows that end by a time, in any order that is always the same."""
         if len(self.flows) <= SMALL:
             finish = self._finish
@@ -230,15 +232,15 @@ class FlowTable(Generic[AnyFlow]):
         rows = (self._rows.columns["finish"][: len(self._at)] <= horizon).nonzero()[0].tolist()
         return [flow for row in rows if (flow := self._at[row])]
 
-    def finish(self, flow: AnyFlow) -> float:
+    def finish(self, flow: Flow) -> float:
         """Return when a flow ends if its rate does not change [s]."""
         return float(self._finish[flow.row])
 
-    def rate(self, flow: AnyFlow) -> float:
+    def rate(self, flow: Flow) -> float:
         """Return what sharing has granted a flow [bit/s]."""
         return float(self._rate[flow.row])
 
-    def left(self, flow: AnyFlow, now: float) -> float:
+    def left(self, flow: Flow, now: float) -> float:
         """Return what a flow has still to carry [bit]."""
         row = flow.row
         return float(max(0.0, self._left[row] - self._rate[row] * (now - self._since[row])))

@@ -14,6 +14,7 @@ from psgdsim.network_model import TcpModel, tcp_model
 from psgdsim.scenario.document import Document
 from psgdsim.scenario.problems import problems_of, scenario_error
 from psgdsim.scenario.spec import read_spec
+from psgdsim.sim.bundles import Bundle, Routes, together
 from psgdsim.sim.flow_table import Flow
 from psgdsim.sim.fluid import FluidLinks
 from psgdsim.sim.paths import Paths
@@ -53,18 +54,20 @@ def simulate_flows(
         array([1.6, 1.1])
     """
     network = _built(topology, num_hosts)
-    arrivals = _arrivals(network, list(flows), _tcp(tcp))
-    return _run(FluidLinks[Flow]([link.bandwidth for link in network.links]), arrivals)
+    todo = list(flows)
+    arrivals = _arrivals(network, todo, _tcp(tcp))
+    return _run(FluidLinks([link.bandwidth for link in network.links]), arrivals, len(todo))
 
 
-def _run(links: FluidLinks[Flow], arrivals: list[tuple[float, Flow]]) -> Floats:
+def _run(links: FluidLinks, arrivals: list[tuple[float, Flow]], num: int) -> Floats:
     """Return when each flow ends; a flow's owner is its place in the result.
 
     Args:
         links: nothing is on them yet.
         arrivals: when each flow enters, and the flow; will be sorted.
+        num: how many flows there are, members of bundles included.
     """
-    ends = np.full(len(arrivals), math.inf)
+    ends = np.full(num, math.inf)
     arrivals.sort(key=lambda arrival: arrival[0])
     entered = 0
     while True:
@@ -74,7 +77,7 @@ def _run(links: FluidLinks[Flow], arrivals: list[tuple[float, Flow]]) -> Floats:
             return ends
         for flow in links.due(now):
             links.end(flow, now)
-            ends[flow.owner] = now
+            ends[flow.members if isinstance(flow, Bundle) else flow.owner] = now
         while entered < len(arrivals) and arrivals[entered][0] <= now:
             _enter(links, arrivals[entered][1], ends, now)
             entered += 1
@@ -82,18 +85,53 @@ def _run(links: FluidLinks[Flow], arrivals: list[tuple[float, Flow]]) -> Floats:
             links.share(now)
 
 
-def _enter(links: FluidLinks[Flow], flow: Flow, ends: Floats, now: float) -> None:
+def _enter(links: FluidLinks, flow: Flow, ends: Floats, now: float) -> None:
     if flow.nbits == 0 or not flow.path.links:
         ends[flow.owner] = now
+    elif isinstance(flow, Bundle):
+        links.add_bundle(flow, now)
     else:
         links.add(flow, now)
 
 
 def _arrivals(network: Topology, flows: Sequence[FlowSpec], tcp: TcpModel | None) -> list[tuple[float, Flow]]:
     """Return when each flow enters the network, once its latency has passed."""
-    paths = Paths([link.bandwidth for link in network.links], [link.latency for link in network.links], tcp)
-    index = {name: i for i, name in enumerate(network.hosts)}
-    arrivals = []
+    latencies = [link.latency for link in network.links]
+    paths = Paths([link.bandwidth for link in network.links], latencies, tcp)
+    src, dst, nbits, start = _columns(network.hosts, flows)
+    routes = list(map(network.route, src, dst))
+    arrivals: list[tuple[float, Flow]] = []
+    alone: Sequence[int] = range(len(flows))
+    if tcp is None:
+        all_routes = Routes.of(routes)
+        enter = start + all_routes.sums(latencies)
+        groups, alone = together(enter, nbits, all_routes.lengths)
+        for members in groups:
+            bundle = Bundle(all_routes.select(members), float(nbits[members[0]]), members)
+            arrivals.append((float(enter[members[0]]), bundle))
+    for i in alone:
+        reverse = network.route(dst[i], src[i]) if paths.needs_reverse else ()
+        path = paths.path(routes[i], reverse)
+        arrivals.append((float(start[i]) + path.delay, Flow(path, float(nbits[i]), i)))
+    return arrivals
+
+
+def _columns(hosts: Sequence[str], flows: Sequence[FlowSpec]) -> tuple[list[int], list[int], Floats, Floats]:
+    """Return the flows' hosts by index, sizes [bit] and starts [s]; refuse those that make no sense."""
+    if not flows:
+        return [], [], np.zeros(0), np.zeros(0)
+    index = {name: i for i, name in enumerate(hosts)}
+    srcs, dsts, nbytes, starts = zip(*flows, strict=True)
+    numbers = np.array(nbytes), np.array(starts)
+    are_numbers = all(each.dtype.kind in "biuf" and each.min() >= 0 and each.max() < math.inf for each in numbers)
+    if not (are_numbers and index.keys() >= {*srcs, *dsts}):
+        _refuse(index, flows)
+    nbits, start = 8.0 * numbers[0], numbers[1]
+    return [index[src] for src in srcs], [index[dst] for dst in dsts], nbits.astype(float), start.astype(float)
+
+
+def _refuse(index: Mapping[str, int], flows: Sequence[FlowSpec]) -> None:
+    """Say what is wrong with the first flow that makes no sense."""
     for i, (src, dst, nbytes, start) in enumerate(flows):
         if src not in index or dst not in index:
             name = dst if src in index else src
@@ -103,11 +141,6 @@ def _arrivals(network: Topology, flows: Sequence[FlowSpec], tcp: TcpModel | None
                 f"flow {i}: expected a size [byte] and a start [s] of at least 0; got {shown(nbytes)} and "
                 f"{shown(start)}"
             )
-        route = network.route(index[src], index[dst])
-        reverse = network.route(index[dst], index[src]) if paths.needs_reverse else ()
-        path = paths.path(route, reverse)
-        arrivals.append((start + path.delay, Flow(path, 8.0 * nbytes, i)))
-    return arrivals
 
 
 def _tcp(tcp: str | Mapping[str, Any] | TcpModel | None) -> TcpModel | None:

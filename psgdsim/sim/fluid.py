@@ -2,8 +2,8 @@
 
 Nothing here knows a clock: its user says what time it is, and must come back at `next_finish`. Rates are shared anew
 only among flows that a change can reach through links in common. A few of them are followed link by link in Python;
-many that one link stops are a crowd; for the rest numpy shares all flows anew that are in no crowd, which leaves those
-that the change does not reach the rates that they have.
+many that one link stops are a crowd; for the rest, and wherever there are bundles, numpy shares all flows anew that are
+in no crowd, which leaves those that the change does not reach the rates that they have.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Final, Generic
+from typing import Final
 
 import numpy as np
 
+from psgdsim.sim.bundles import FULL, Bundle, are_even, split_uneven
 from psgdsim.sim.crowds import Crowds
-from psgdsim.sim.flow_table import AnyFlow, FlowTable
+from psgdsim.sim.flow_table import Flow, FlowTable
 from psgdsim.sim.sharing import few_levels
 
 FEW: Final = 16
@@ -26,7 +27,7 @@ SAME_TIME: Final = 4e-15
 """Flows whose finish times differ by less, relatively, end together: rounding must not tell them apart."""
 
 
-class FluidLinks(Generic[AnyFlow]):
+class FluidLinks:
     """Links, and the flows that share them.
 
     Args:
@@ -37,13 +38,14 @@ class FluidLinks(Generic[AnyFlow]):
         self._bandwidth = array("d", [*bandwidths, math.inf])  # the last is the `nowhere` of the table
         self._capacity = np.frombuffer(self._bandwidth)
         num = len(bandwidths)
-        self._on: list[dict[AnyFlow, None]] = [{} for _ in range(num)]
+        self._on: list[dict[Flow, None]] = [{} for _ in range(num)]
         self._dirty: dict[int, None] = {}
-        self._newcomers: dict[AnyFlow, None] = {}  # those that have no rate yet
-        self._flows: dict[AnyFlow, None] = {}
+        self._newcomers: dict[Flow, None] = {}  # those that have no rate yet
+        self._flows: dict[Flow, None] = {}
+        self._bundles: dict[Bundle, None] = {}
         self._num_added = 0
-        self._table = FlowTable[AnyFlow](num)
-        self._crowds = Crowds[AnyFlow](self._bandwidth, self._on, self._table)
+        self._table = FlowTable(num)
+        self._crowds = Crowds(self._bandwidth, self._on, self._table)
         self._carried = [0.0] * num
         self._granted = [0.0] * num  # since the link's bandwidth last changed
         self._busy = [0.0] * num  # until then
@@ -52,8 +54,8 @@ class FluidLinks(Generic[AnyFlow]):
         return flow in self._flows
 
     @property
-    def flows(self) -> Iterable[AnyFlow]:
-        """The flows under way, in the order in which they entered."""
+    def flows(self) -> Iterable[Flow]:
+        """The flows under way, in the order in which they entered; those in a bundle count as one."""
         return self._flows
 
     @property
@@ -63,7 +65,7 @@ class FluidLinks(Generic[AnyFlow]):
 
     # --- what happens -----------------------------------------------------------------------------------------
 
-    def add(self, flow: AnyFlow, now: float) -> float:
+    def add(self, flow: Flow, now: float) -> float:
         """Let a flow in. If it is alone on its links it goes at once, else rates are shared at the next `share`.
 
         Returns:
@@ -90,10 +92,30 @@ class FluidLinks(Generic[AnyFlow]):
         self._table.set_rate(flow, level / path.penalty, now)
         return self._table.finish(flow)
 
-    def end(self, flow: AnyFlow, now: float, *, is_complete: bool = True) -> None:
+    def add_bundle(self, bundle: Bundle, now: float) -> float:
+        """Let a bundle in, as `add` does a flow."""
+        finish = self.add(bundle, now)
+        self._bundles[bundle] = None
+        if bundle in self._newcomers or self._is_even(bundle):
+            return finish
+        self._newcomers[bundle] = None
+        self._dirty.update(dict.fromkeys(bundle.path.links))
+        return math.inf
+
+    def _is_even(self, bundle: Bundle) -> bool:
+        """Whether the members of a bundle that is alone on its links all go at one rate."""
+        rate, full = self._table.rate(bundle), np.full(len(self._capacity), np.inf)
+        for link, weight in zip(bundle.path.links, bundle.path.weights, strict=True):
+            if weight * rate >= self._bandwidth[link] * (1 - FULL):
+                full[link] = rate
+        return bundle.routes.are_stopped(full, np.full(len(bundle.members), rate))
+
+    def end(self, flow: Flow, now: float, *, is_complete: bool = True) -> None:
         """Take a flow out: it has arrived, or it is given up."""
         self._account(flow, flow.nbits if is_complete else self._carried_of(flow, now))
         del self._flows[flow]
+        if isinstance(flow, Bundle) and flow in self._bundles:
+            del self._bundles[flow]
         if flow in self._newcomers:
             del self._newcomers[flow]
         if flow.crowd < 0:
@@ -119,7 +141,7 @@ class FluidLinks(Generic[AnyFlow]):
         """Return when the next flow ends if nothing changes [s]; infinite if none does."""
         return min(self._table.next_finish(), self._crowds.next_finish())
 
-    def due(self, now: float) -> list[AnyFlow]:
+    def due(self, now: float) -> list[Flow]:
         """Return the flows that end by now, in the order in which they entered."""
         horizon = now * (1 + SAME_TIME)
         due = self._table.due(horizon) + self._crowds.due(horizon)
@@ -129,18 +151,9 @@ class FluidLinks(Generic[AnyFlow]):
 
     # --- what is known -------------------------------------------------------------------------------------
 
-    def rate(self, flow: AnyFlow) -> float:
+    def rate(self, flow: Flow) -> float:
         """Return what sharing has granted a flow [bit/s]; less of it is payload where a TCP model says so."""
         return self._table.rate(flow) if flow.crowd < 0 else self._crowds.rate(flow)
-
-    def utilisation(self) -> list[float]:
-        """Return the part of each link that flows take now, acknowledgements and headers included."""
-        loads = [0.0] * len(self._on)
-        for flow in self._flows:
-            rate = self.rate(flow)
-            for link, coefficient in zip(flow.path.links, flow.path.coefficients, strict=True):
-                loads[link] += coefficient * rate
-        return [load / self._bandwidth[link] if load else 0.0 for link, load in enumerate(loads)]
 
     def usage(self, now: float) -> list[tuple[float, float]]:
         """Return what each link has carried until now [bit], and for how long it would have been busy with that [s].
@@ -151,7 +164,7 @@ class FluidLinks(Generic[AnyFlow]):
             self._account(flow, self._carried_of(flow, now))
         return [(carried, self._busy_for(link)) for link, carried in enumerate(self._carried)]
 
-    def _carried_of(self, flow: AnyFlow, now: float) -> float:
+    def _carried_of(self, flow: Flow, now: float) -> float:
         """Return what a flow has carried until now [bit of payload]."""
         left = self._table.left(flow, now) if flow.crowd < 0 else self._crowds.left(flow, now)
         return flow.nbits - left * flow.path.goodput
@@ -160,7 +173,7 @@ class FluidLinks(Generic[AnyFlow]):
         bandwidth = self._bandwidth[link]
         return self._busy[link] + (self._granted[link] / bandwidth if bandwidth > 0 else 0.0)
 
-    def _account(self, flow: AnyFlow, total: float) -> None:
+    def _account(self, flow: Flow, total: float) -> None:
         """Book what a flow has carried so far on its links."""
         path, nbits = flow.path, total - flow.accounted
         flow.accounted = total
@@ -185,8 +198,8 @@ class FluidLinks(Generic[AnyFlow]):
         if not changed:
             return
         reached = self._reached(changed)
-        if reached is None:
-            self._table.share(self._capacity, now)
+        if reached is None or not self._bundles.keys().isdisjoint(reached[0]):
+            self._share_all(now)
             self._crowds.consider(changed, now)
         elif not self._share_one_bottleneck(*reached, now):
             flows = reached[0]
@@ -194,9 +207,38 @@ class FluidLinks(Generic[AnyFlow]):
             for flow, height in zip(flows, heights, strict=True):
                 self._table.set_rate(flow, height / flow.path.penalty, now)
 
-    def _reached(self, changed: Iterable[int]) -> tuple[dict[AnyFlow, None], list[int]] | None:
+    def _share_all(self, now: float) -> None:
+        """Share all flows anew that are in no crowd; split the bundles whose members go at different rates by now."""
+        self._table.share(self._capacity, now)
+        bundles = list(self._bundles)
+        if not bundles or are_even(bundles, self._table, self._capacity):
+            return
+        uneven = split_uneven(bundles, self._table, self._capacity)
+        for bundle, parts in uneven:
+            self._replace(bundle, parts, now)
+        if uneven:
+            self._table.share(self._capacity, now)
+
+    def _replace(self, bundle: Bundle, parts: Iterable[Bundle], now: float) -> None:
+        """Let the parts of a bundle go on in its place."""
+        left = self._table.left(bundle, now)
+        self._table.remove(bundle)
+        del self._flows[bundle], self._bundles[bundle]
+        for link in bundle.path.links:
+            del self._on[link][bundle]
+        for part in parts:
+            part.accounted = bundle.accounted
+            part.order = self._num_added = self._num_added + 1
+            self._table.add(part, left, now)
+            self._flows[part] = None
+            if len(part.members) > 1:
+                self._bundles[part] = None
+            for link in part.path.links:
+                self._on[link][part] = None
+
+    def _reached(self, changed: Iterable[int]) -> tuple[dict[Flow, None], list[int]] | None:
         """Return the flows that a change can reach and their links, or None if they are more than a few."""
-        on, links, flows = self._on, list(changed), dict[AnyFlow, None]()
+        on, links, flows = self._on, list(changed), dict[Flow, None]()
         if max([len(on[link]) for link in links]) > FEW:
             return None
         seen = set(links)
@@ -213,7 +255,7 @@ class FluidLinks(Generic[AnyFlow]):
                 return None
         return flows, links
 
-    def _share_one_bottleneck(self, flows: dict[AnyFlow, None], links: list[int], now: float) -> bool:
+    def _share_one_bottleneck(self, flows: dict[Flow, None], links: list[int], now: float) -> bool:
         """Share equally if the tightest link stops all of a few flows; return whether it does."""
         if not self._table.is_plain:
             return False

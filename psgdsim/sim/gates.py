@@ -53,7 +53,7 @@ def with_gates(experiment: Experiment) -> GatedTopology:
     Raises:
         ScenarioError: segments are lost among too many hosts.
     """
-    bare = experiment.topology.build(experiment.world_size)
+    bare = experiment.topology.build(experiment.num_ranks)
     builder = _Builder(bare)
     of_fault = {i: builder.add_sides(fault) for i, fault in enumerate(experiment.faults) if _is_partition(fault)}
     for i, change in enumerate(experiment.changes):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from psgdsim import rng, wire
 from psgdsim.errors import PeerLost, ProgramError, RecvTimeout
-from psgdsim.node import ANY, Job, Kernel, Message, Node, Waiter, snapshot
-from psgdsim.sim.coroutines import OrderedMailbox, Running, SimJob, wait
+from psgdsim.mailbox import Loss, Waiter
+from psgdsim.node import ANY, Collective, Job, Kernel, Message, Node, snapshot
+from psgdsim.sim.coroutines import OrderedMailbox, SimJob, gather, wait
 from psgdsim.sim.processor import Processor
-from psgdsim.sim.values import numbers, unwrap, wrap
-from psgdsim.trace import Activity, RankLog
+from psgdsim.sim.values import numbers
+from psgdsim.trace import Activity
 
 if TYPE_CHECKING:
     import simpy
@@ -41,8 +43,8 @@ class SimNode(Node):
     def __init__(self, simulation: Simulation, rank: int) -> None:
         self.rank = rank
         self.world_size = simulation.experiment.world_size
-        self.role = "worker"
-        self.log = RankLog(rank, clock=lambda: simulation.env.now)
+        self.num_servers = simulation.experiment.strategy.num_servers
+        self.log = simulation.experiment.start_log(rank, lambda: simulation.env.now)
         self.mailbox = OrderedMailbox()
         self.models: Sequence[Any] = ()
         self.step = 0
@@ -68,14 +70,22 @@ class SimNode(Node):
     async def compute(self, kernel: Kernel, *arguments: Any) -> Any:
         """Run the kernel now, and let the time pass that the machine needs for it; one kernel at a time."""
         start = self.now
-        result = kernel.function(*unwrap(arguments))
+        result = self._simulation.execution.call(kernel, arguments)
         activity: Activity = "encode" if kernel.kind == "codec" else "compute"
-        with self.log.during(activity):
-            done = self.processor.run(lambda begin: self._duration(kernel, arguments, result, begin))
-            if done is not None:
-                await wait(done)
+        if not (self.processor.is_idle and self._is_free(kernel)):
+            self.log.enter(activity)
+            try:
+                done = self.processor.run(lambda begin: self._duration(kernel, arguments, result, begin))
+                if done is not None:
+                    await wait(done)
+            finally:
+                self.log.leave(activity)
         self.log.add_event(activity, kernel.name, start)
-        return wrap(result)
+        return result
+
+    def _is_free(self, kernel: Kernel) -> bool:
+        """Whether a kernel takes no time."""
+        return kernel.rows is None and (kernel.kind != "codec" or self._codec_rate is None)
 
     def _duration(self, kernel: Kernel, arguments: tuple[Any, ...], result: Any, begin: float) -> float:
         """Return the time of a kernel that begins at some time [s]."""
@@ -97,8 +107,11 @@ class SimNode(Node):
         message = Message(self.rank, tag, snapshot(payload))
         arrived = self._simulation.post.send(self.rank, dst, message, nbytes)
         self._simulation.nodes[dst].mailbox.expect(message, "send")
-        with self.log.during("transfer"):
+        self.log.enter("transfer")
+        try:
             await wait(arrived)
+        finally:
+            self.log.leave("transfer")
         self.log.add_event("send", tag, start, peer=dst, nbytes=nbytes)
 
     async def multicast(self, dsts: Sequence[int], payload: Any, *, tag: str) -> None:
@@ -115,37 +128,47 @@ class SimNode(Node):
         taken = post.multicast(self.rank, dsts, message, nbytes)
         for dst in dict.fromkeys(dsts):
             if dst not in post.lost_by(self.rank):
-                self._simulation.nodes[dst].mailbox.expect(message, "multicast")
+                self._simulation.nodes[dst].mailbox.expect(message, "multicast", is_shared=True)
         with self.log.during("transfer"):
             await wait(taken)
         self.log.add_event("send", tag, start, nbytes=nbytes)
 
     def _count(self, payload: Any, tag: str, *, copies: int = 0) -> int:
         wire.check_tag(tag)
-        nbytes = wire.nbytes(payload)
-        self.log.count_sent(nbytes, wire.tensor_nbytes(payload), copies=copies)
-        return nbytes
+        self._simulation.shortcuts.refuse(self, tag)
+        sizes = self.frame_sizes(payload)
+        self.log.count_sent(*sizes, copies=copies)
+        return sizes[0]
+
+    def frame_sizes(self, payload: Any) -> tuple[int, int]:
+        """Return the size of a payload's frame and of the tensors in it [byte]."""
+        return self._simulation.sizes.of(payload)
 
     def _check_peer(self, dst: int) -> None:
-        if dst == self.rank or not 0 <= dst < self.world_size:
-            raise ProgramError(f"rank {self.rank} sends to rank {dst}; expected another of 0 to {self.world_size - 1}")
+        last = self.world_size + self.num_servers - 1
+        if dst == self.rank or not 0 <= dst <= last:
+            raise ProgramError(f"rank {self.rank} sends to rank {dst}; expected another of 0 to {last}")
 
     async def recv(self, src: int | None = ANY, *, tag: str, timeout: float | None = None) -> Message:
         """Take a message that has come, or wait for one."""
+        loss = self.mailbox.take_loss(tag) if src is ANY else None
+        if loss is not None:
+            raise PeerLost(self.rank, *loss)
         kept = self.mailbox.take(src, tag)
         if kept is not None:
             return kept
         self._check_alive(src)
         waiter, arrived = self._wait_for(src, tag, timeout)
         self._alarms += timeout is not None
+        self.log.enter("wait")
         try:
-            with self.log.during("wait"):
-                message: Message | None = await wait(arrived)
+            message: Message | None = await wait(arrived)
         except GeneratorExit:  # cancelled: what was on its way to this receive is for another
-            if arrived.triggered and arrived.ok and arrived.value is not None:
-                self.mailbox.put_back(arrived.value)
+            if arrived.triggered:
+                self._pass_on(arrived.value, src)
             raise
         finally:
+            self.log.leave("wait")
             self._alarms -= timeout is not None
             self.mailbox.cancel(waiter)
             self._waiting.pop(waiter, None)
@@ -153,10 +176,23 @@ class SimNode(Node):
             raise RecvTimeout(self.rank, "any rank" if src is ANY else src, tag, timeout or 0.0)
         return message
 
+    async def collective(self, operation: Collective, vector: Any, *, tag: str) -> Any:
+        """Find out what comes of an operation without its messages where that can be."""
+        return await self._simulation.shortcuts.way_of(operation)(self, vector, tag=tag)
+
+    def _pass_on(self, came: object, src: int | None) -> None:
+        """Pass on what has woken a receive that does not take it."""
+        if isinstance(came, Message):
+            self.mailbox.put_back(came)
+        elif isinstance(came, PeerLost) and src is ANY:
+            self._fail(self.mailbox.tell(Loss(came.peer, came.cause)), came)
+
     def _check_alive(self, src: int | None) -> None:
-        for peer, cause in self._simulation.post.lost_by(self.rank).items():
-            if src in (ANY, peer):
-                raise PeerLost(self.rank, peer, cause)
+        lost = self._simulation.post.lost_by(self.rank)
+        if src is ANY and 0 < len(lost) == len(self._simulation.nodes) - 1:
+            src = next(iter(lost))
+        if src is not ANY and src in lost:
+            raise PeerLost(self.rank, src, lost[src])
 
     def _wait_for(self, src: int | None, tag: str, timeout: float | None) -> tuple[Waiter, simpy.Event]:
         """Begin to wait for a message; the event's value is None when the time is up."""
@@ -180,11 +216,12 @@ class SimNode(Node):
     def lose(self, peer: int, cause: str) -> None:
         """Fail the receives that wait for a peer that is gone."""
         self.mailbox.forget(peer)
-        for waiter, arrived in list(self._waiting.items()):
-            if waiter.src in (ANY, peer) and not arrived.triggered:
-                self.mailbox.cancel(waiter)
-                arrived.fail(PeerLost(self.rank, peer, cause))
-                arrived.defused = True  # the receive may be cancelled before it sees this
+        self._fail(self.mailbox.lose(Loss(peer, cause)), PeerLost(self.rank, peer, cause))
+
+    def _fail(self, waiters: Sequence[Waiter], error: PeerLost) -> None:
+        for waiter in waiters:
+            self._waiting[waiter].fail(error)
+            self._waiting[waiter].defused = True  # the receive may be cancelled before it sees this
 
     @property
     def is_idle(self) -> bool:
@@ -225,28 +262,7 @@ class SimNode(Node):
 
     async def gather(self, *coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
         """Run coroutines at the same time."""
-        finished = self._env.event()
-        jobs: list[Running] = []
-        left = len(coroutines)
-
-        def on_end(job: Running) -> None:
-            nonlocal left
-            left -= 1
-            if (left == 0 or job.error is not None) and not finished.triggered:
-                finished.succeed()
-
-        try:
-            for coroutine in coroutines:
-                jobs.append(Running(self._env, coroutine, on_end))
-            if coroutines:
-                await wait(finished)
-        finally:
-            for job in jobs:
-                job.cancel()
-        for job in jobs:
-            if job.error is not None:
-                raise job.error
-        return [job.result for job in jobs]
+        return await gather(self._env, coroutines)
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> Job:
         """Start a coroutine beside this one; an error that nobody waits for ends the run."""
@@ -258,18 +274,27 @@ class SimNode(Node):
 
     async def checkpoint(self, step: int, models: Sequence[Any]) -> bool:
         """End a step, and meet the others where the schedule says so."""
-        if self.is_restarted:
-            self.log.record({"incarnation": self._incarnation})
-        self.log.close_step(step)
-        self.models, self.step = models, step
+        self._close(step)
+        self.models = models
         goes_on = await self._simulation.checkpoint(self)
         if goes_on:
             self._simulation.faults.begin_step(self.rank, step + 1)
         return goes_on
+
+    def end_step(self, step: int) -> None:
+        """Close the row of a step, and begin the next."""
+        self._close(step)
+        self._simulation.faults.begin_step(self.rank, step + 1)
+
+    def _close(self, step: int) -> None:
+        if self.is_restarted:
+            self.log.record({"incarnation": self._incarnation})
+        self.log.close_step(step)
+        self.step = step
 
 
 def _nbytes(tree: Any) -> int:
     """Return the size of the arrays in a pytree [byte]."""
     import jax
 
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(unwrap(tree)) if hasattr(leaf, "dtype"))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 
-from psgdsim.trace import MAX_EVENTS, Event, RankLog
+from psgdsim.trace import Event, RankLog
 
 
 class Notes:
@@ -12,14 +12,15 @@ class Notes:
 
     Args:
         clock: returns the time [s].
+        max_events: how many events of the network are kept.
 
     Attributes:
         network: what happened to the network; it has no rank.
         dropped: how many of those were too many to keep.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float], max_events: int) -> None:
+        self._clock, self._max_events = clock, max_events
         self._open: dict[Hashable, tuple[str, str, float, Sequence[RankLog]]] = {}
         self.network: list[Event] = []
         self.dropped = 0
@@ -44,7 +45,7 @@ class Notes:
             log.add_event(kind, name, start)
         if logs:
             return
-        if len(self.network) < MAX_EVENTS:
+        if len(self.network) < self._max_events:
             self.network.append(Event(kind, name, start, self._clock(), 0))
         else:
             self.dropped += 1

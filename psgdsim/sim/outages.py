@@ -43,16 +43,13 @@ class Outages:
 
     def begin(self, link: int) -> None:
         """Take note that a link has stopped."""
-        self._post.stopped.add(link)
         self._since[link] = now = float(self._env.now)
         self._env.timeout(self._timeout).callbacks.append(lambda _: self._give_up(now))
 
     def end(self, link: int) -> None:
         """Take note that it goes again."""
-        self._post.stopped.discard(link)
         self._since.pop(link, None)
         self._causes.pop(link, None)
-        self._post.release()
 
     def look_again(self) -> None:
         """Begin to count anew: a rank has come back and cannot know what was before."""

@@ -144,6 +144,11 @@ def _load(route: tuple[int, ...]) -> dict[int, float]:
 
 
 def _plain(route: tuple[int, ...], _reverse: tuple[int, ...], latency: float) -> Path:
+    return plain_path(route, latency)
+
+
+def plain_path(route: tuple[int, ...], latency: float = 0.0) -> Path:
+    """Return the path of a flow that nothing but its links limits."""
     if len(set(route)) == len(route):
         ones = (1.0,) * len(route)
         return Path(route, route, ones, 1.0, math.inf, ones, 1.0, latency, is_plain=True)

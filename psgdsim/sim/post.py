@@ -1,8 +1,8 @@
 """Messages between ranks, and who can still reach whom.
 
 A rank that has lost another one is told so by every `send` to it and every `recv` from it, by the rules of real mode:
-what has arrived may still be received; a receive from any rank fails as soon as one rank is lost; a multicast that the
-network copies reaches those that are left.
+what has arrived may still be received; those that receive from any rank are told of each loss once; a multicast that
+the network copies reaches those that are left.
 """
 
 from __future__ import annotations
@@ -69,7 +69,6 @@ class Post:
 
     Attributes:
         lost: for each rank the ranks that it has lost, and why.
-        stopped: the links that carry nothing now.
     """
 
     def __init__(
@@ -83,11 +82,8 @@ class Post:
         self._env, self._network, self._nodes = env, network, nodes
         self._deliver, self._delay = deliver, delay
         self._topology = network.topology
-        self._is_ideal = network.model.model == "ideal"
         self._under_way: dict[Transfer, None] = {}
-        self._held: list[Callable[[], None]] = []
         self.lost: dict[int, dict[int, str]] = {}
-        self.stopped: set[int] = set()
 
     @property
     def is_busy(self) -> bool:
@@ -106,7 +102,7 @@ class Post:
         if cause is not None:
             raise PeerLost(src, dst, cause)
         start, end = self._nodes[src].host, self._nodes[dst].host
-        if self._delay is None and not self._is_ideal:
+        if self._delay is None:
             delivery = self._network.send(start, end, nbytes)
             transfer = Transfer(src, (dst,), message, nbytes, self._env.now, delivery)
             transfer.delivery = delivery
@@ -151,9 +147,6 @@ class Post:
         def go() -> None:
             if transfer.is_over:
                 return
-            if self._is_ideal and self._is_stopped(transfer):
-                self._held.append(go)
-                return
             delivery = transfer.delivery = begin()
             delivery.callbacks.append(lambda _: self._finish(transfer, delivery))
 
@@ -162,23 +155,11 @@ class Post:
         else:
             go()
 
-    def _is_stopped(self, transfer: Transfer) -> bool:
-        """Whether a message would have to cross a link that carries nothing."""
-        src = RELAY if transfer.src == RELAY else self._nodes[transfer.src].host
-        ends = [self._nodes[dst].host for dst in transfer.dsts] or [RELAY]
-        return any(link in self.stopped for end in ends for link in self.route(src, end))
-
     def route(self, src: int, dst: int) -> tuple[int, ...]:
         """Return the links between two hosts, or a host and the relay."""
         if src == RELAY:
             return self._topology.relay_route(dst, False)
         return self._topology.relay_route(src, True) if dst == RELAY else self._topology.route(src, dst)
-
-    def release(self) -> None:
-        """Send off what had to wait for a link, as far as that is possible now."""
-        held, self._held = self._held, []
-        for go in held:
-            go()
 
     # --- on its way -------------------------------------------------------------------------------------------
 
@@ -274,8 +255,9 @@ class Post:
 
     def restart(self, rank: int) -> None:
         """Let a rank that is up again reach all others that are up, and the other way round."""
-        down = {node.rank: node.fate for node in self._nodes if not node.is_up}
-        self.lost[rank] = dict(down)
+        self.lost[rank] = {}
         for node in self._nodes:
-            if node.is_up and node.rank != rank:
+            if not node.is_up:
+                self._lose(rank, node.rank, node.fate)
+            elif node.rank != rank:
                 self.lost_by(node.rank).pop(rank, None)

@@ -23,6 +23,11 @@ class Processor:
         self._timer: simpy.Event | None = None
         self._done: simpy.Event | None = None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being computed."""
+        return self._done is None
+
     def run(self, seconds: Callable[[float], float]) -> simpy.Event | None:
         """Compute for a while.
 

@@ -1,62 +1,87 @@
-"""How busy each link was over time, in a bounded number of bins."""
+"""What each link carried over time, in a bounded number of bins."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 
 from psgdsim.sim.sharing import Floats
 
-_FIRST_WIDTH = 1e-9
+MAX_BINS: Final = 256
+MIN_BINS: Final = 16
+MAX_ROWS: Final = 2**17
+"""So many pairs of bin and link are kept; with more links there are fewer bins, but never fewer than `MIN_BINS`."""
+
+_FIRST_WIDTH: Final = 2.0**-30
+"""Of a bin [s]; a power of two, so that the edges of all widths are exact."""
+
+
+def num_bins_for(num_links: int) -> int:
+    """Return how many bins there are for so many links; an even number."""
+    return max(MIN_BINS, min(MAX_BINS, MAX_ROWS // max(1, num_links) // 2 * 2))
 
 
 class Series:
-    """Mean utilisation of links in bins of equal width; when time outgrows the bins, they double their width.
+    """Counters of links, read at the edges of bins of equal width; when time outgrows them, they double it.
+
+    Counters are read where time passes an edge, and nowhere else. Whoever moves the clock says so when it is about to
+    pass `edge`: until the next event links go on as they do, so what they will have carried by then is known.
 
     Args:
-        num_links: how many links there are.
+        read: returns for each link what it has carried until a time [bit], and for how long it would have been busy
+            with that [s]; asked only for times at or after its last change.
         num_bins: how many bins, an even number.
 
     Attributes:
-        width: of a bin [s].
+        edge: the end of the bin under way [s]; before anything happens after it, `advance` must be called.
     """
 
-    def __init__(self, num_links: int, num_bins: int) -> None:
+    def __init__(self, read: Callable[[float], Sequence[tuple[float, float]] | Floats], num_bins: int) -> None:
         if num_bins < 2 or num_bins % 2:
             raise ValueError(f"num_bins: expected an even number of at least 2; got {num_bins}")
-        self.width = _FIRST_WIDTH
-        self._busy = np.zeros((num_bins, num_links))
-        self._now = 0.0
-        self._last = np.zeros(num_links)
+        self._source, self._num_bins = read, num_bins
+        self._width = self.edge = _FIRST_WIDTH
+        self._readings: list[Floats] = []  # at the end of each bin that is over: links x (bits, seconds)
 
-    def update(self, now: float, utilisation: Sequence[float]) -> None:
-        """Take note of each link's utilisation from now on; until now it was what was said last."""
-        self._fill(now)
-        self._last = np.asarray(utilisation, float)
+    def advance(self, time: float) -> None:
+        """Let time pass `edge`, before the first thing happens that is later.
 
-    def _fill(self, now: float) -> None:
-        num_bins = len(self._busy)
-        while now > self.width * num_bins:
-            self._busy[: num_bins // 2] = self._busy[0::2] + self._busy[1::2]
-            self._busy[num_bins // 2 :] = 0.0
-            self.width *= 2
-        if now > self._now:
-            edges = self.width * np.arange(num_bins)
-            inside = np.clip(np.minimum(edges + self.width, now) - np.maximum(edges, self._now), 0.0, None)
-            self._busy += inside[:, None] * self._last
-            self._now = now
+        Args:
+            time: of what happens next [s]; after `edge`.
+        """
+        while time > self._width * self._num_bins:
+            self._width *= 2
+            self._readings = self._readings[1::2]
+        num_over = int(np.ceil(time / self._width)) - 1
+        self._readings += [self._read(i * self._width) for i in range(len(self._readings) + 1, num_over + 1)]
+        self.edge = (num_over + 1) * self._width
 
-    def bins(self, now: float) -> tuple[Floats, Floats]:
-        """Return the bins until now.
+    def _read(self, time: float) -> Floats:
+        return np.array(self._source(time))
+
+    def amend(self, since: float, missing: Callable[[float], Floats]) -> None:
+        """Add to counters that have been read what comes to light only now.
+
+        Args:
+            since: when it began [s].
+            missing: returns for each link what was missing until a time, in bits and seconds.
+        """
+        for i in range(int(since / self._width), len(self._readings)):
+            self._readings[i] = self._readings[i] + missing((i + 1) * self._width)
+
+    def bins(self, now: float) -> tuple[Floats, Floats, Floats]:
+        """Return the bins until now, which is at or before `edge`.
 
         Returns:
-            When each begins [s], and the mean utilisation in each (bins x links); the last bin counts up to now.
+            Where each bin begins, and the last one ends [s]; the bytes that each link carried in it, whole numbers
+            that add up to the rounded total (bins x links); and the part of its capacity that it used (bins x links).
         """
-        self._fill(now)
-        num = max(1, int(np.ceil(now / self.width)))
-        start = self.width * np.arange(num)
-        length = np.minimum(start + self.width, now) - start
-        with np.errstate(divide="ignore", invalid="ignore"):
-            mean = np.where(length[:, None] > 0, self._busy[:num] / length[:, None], 0.0)
-        return np.asarray(start), np.asarray(mean)
+        edges = np.array([*(i * self._width for i in range(len(self._readings) + 1)), now])
+        last = self._read(now)
+        readings = np.maximum.accumulate(np.array([np.zeros_like(last), *self._readings, last]))  # rounding may go back
+        nbytes = np.diff(np.rint(readings[..., 0] / 8.0), axis=0)
+        length = np.diff(edges)[:, None]
+        busy = np.diff(readings[..., 1], axis=0)
+        return edges, nbytes, np.divide(busy, length, out=np.zeros_like(busy), where=length > 0)

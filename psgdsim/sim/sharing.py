@@ -90,7 +90,7 @@ def levels(
         capacity: of each link.
         flow: the flow of each entry.
         link: its link.
-        weight: its coefficient / penalty; more than 0, or 0 for an entry that means nothing.
+        weight: its coefficient / penalty, more than 0. (An entry on a link without a limit means nothing.)
         ceiling: the level at which each flow reaches its own bound; infinite without one.
         is_live: which flows there are, all by default; the rest gets meaningless levels.
 

@@ -130,7 +130,8 @@ def _check_settings(algorithm: str, world_size: int, group_size: int | None, seg
 
 def _chosen(algorithm: str, group_size: int | None, segments: int | None) -> Sum:
     settings = {"group_size": group_size, "segments": segments}
-    return functools.partial(_SUMS[algorithm], **{name: value for name, value in settings.items() if value is not None})
+    given = {name: value for name, value in settings.items() if value is not None}
+    return functools.partial(_SUMS[algorithm], **given) if given else _SUMS[algorithm]
 
 
 class _Broadcast:
@@ -170,7 +171,7 @@ class _Sum:
     async def __call__(self, node: Node, task: Task, part: Any, step: int) -> Any:
         payload, self.encoder = await node.compute(task.encode, part, self.encoder, node.rank, step)
         vector = await node.compute(collectives.RAVEL, payload)
-        total = await self._total(node, vector, tag=f"gradient {step}")
+        total = await node.collective(self._total, vector, tag=f"gradient {step}")
         payload = await node.compute(collectives.UNRAVEL, total, payload)
         update, self.decoder = await node.compute(task.decode, payload, self.decoder, part)
         return update

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,21 @@ class Strategy:
         worker: the program of ranks 0 .. world_size - 1.
         check: `(world_size, codec)`; raises `ValueError` if the strategy cannot run so, saying what to change.
         num_blocks: world size -> blocks into which one step's rows are dealt out.
-        summarize: `(world_size, step rows of all ranks)` -> entries for `summary.json`.
-        is_replicated: whether every rank ends with the same parameters, bit for bit; the run fails if not.
+        summarize: `(world_size, step rows of all ranks)` -> entries for `summary.json`; all that is certain to
+            be there is the last row of each rank (`trace: off`), so nothing may depend on others.
+        is_replicated: whether every rank that leads ends with the same parameters, bit for bit; the run fails if not.
+        server: the program of the ranks after the workers', or None if there are none.
+        num_servers: how many of them there are.
+        is_lock_step: whether all ranks end every step together with `Node.checkpoint`. If not, ranks run freely: the
+            servers lead, or all workers where there are none, and each rank that leads calls `checkpoint` after its own
+            steps; a worker that does not lead calls `Node.end_step` and goes on until a server tells it to stop. A
+            server's step is as many rows as one step of all workers.
+        survives_loss: whether the programs go on without a worker that is lost.
+        is_bitwise: whether what one rank computes must be, bit for bit, what another one computes; then a simulation
+            always executes exactly.
+
+    Raises:
+        ValueError: a server's program without servers, or the other way round.
     """
 
     worker: Program
@@ -43,6 +56,37 @@ class Strategy:
     num_blocks: Callable[[int], int] = lambda world_size: world_size
     summarize: Callable[[int, Sequence[Row]], dict[str, Any]] = _no_summary
     is_replicated: bool = True
+    server: Program | None = None
+    num_servers: int = 0
+    is_lock_step: bool = True
+    survives_loss: bool = False
+    is_bitwise: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.server is not None) != (self.num_servers > 0):
+            expected = "0 without a server program" if self.server is None else "at least 1 with a server program"
+            raise ValueError(f"num_servers: expected {expected}; got {self.num_servers}")
+
+    def program(self, rank: int, world_size: int) -> Program:
+        """Return what a rank runs."""
+        return self.worker if self.server is None or rank < world_size else self.server
+
+    def leaders(self, world_size: int) -> range:
+        """Return the ranks that lead a run: those that end their steps with `Node.checkpoint`."""
+        first = 0 if self.is_lock_step or not self.num_servers else world_size
+        return range(first, world_size + self.num_servers)
+
+    def staleness(self, counts: Mapping[int | float, int]) -> dict[str, Any]:
+        """Return how stale the workers' gradients were; where ranks run freely, also how many were by how much.
+
+        Args:
+            counts: how many of their steps were by how much.
+        """
+        total = sum(value * count for value, count in sorted(counts.items()))
+        summary = {"mean": total / max(1, sum(counts.values())), "max": max(counts, default=0)}
+        if self.is_lock_step:
+            return summary
+        return {**summary, "histogram": {str(value): count for value, count in sorted(counts.items())}}
 
 
 strategies = Family("strategy", product=Strategy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -78,7 +77,7 @@ def coded_shuffle(
         )
         await _train(node, task, shuffle, jobs(node.world_size))
 
-    return Strategy(worker, check, lambda world_size: placement(world_size).num_slots, summarize)
+    return Strategy(worker, check, lambda world_size: placement(world_size).num_slots, summarize, is_bitwise=True)
 
 
 async def _train(node: Node, task: Task, shuffle: _Shuffle, jobs: list[tuple[int, float | None]]) -> None:
@@ -276,11 +275,9 @@ def _summary(code: Code, placement: Placement, rows: Sequence[Row]) -> dict[str,
         "jobs": placement.num_jobs,
         "load_expected": str(expected_load(code, placement.world_size, placement.redundancy)),
     }
-    completed = Counter(row["step"] for row in rows)
-    rows = [row for row in rows if completed[row["step"]] == placement.world_size]
-    steps = {row["step"] for row in rows}
-    if steps:
-        wanted = len(steps) * placement.num_demands * rows[0]["value_nbytes"]
-        summary["packets_per_step"] = str(Fraction(sum(row["packets"] for row in rows), len(steps)))
-        summary["load_shuffle"] = str(Fraction(sum(row["shuffle_nbytes"] for row in rows), wanted))
+    last = {row["rank"]: row for row in rows}.values()  # a rank sends the same in every step
+    if len(last) == placement.world_size:
+        wanted = placement.num_demands * rows[0]["value_nbytes"]
+        summary["packets_per_step"] = str(sum(row["packets"] for row in last))
+        summary["load_shuffle"] = str(Fraction(sum(row["shuffle_nbytes"] for row in last), wanted))
     return summary

@@ -10,7 +10,10 @@ from psgdsim.node import Kernel, Node
 Law = Callable[[Node], Coroutine[Any, Any, None]]
 
 LAWS: dict[str, Law] = {}
-"""All laws by name; each is a program that every rank runs, and raises if the law is broken."""
+"""All laws by name; each is a program that every worker runs, and raises if the law is broken."""
+
+SERVER_PARTS: dict[str, Law] = {}
+"""What servers run of a law, by its name; of others, nothing."""
 
 EPILOGUES: dict[str, Law] = {}
 """What belongs to a law, by its name, but comes after the last step."""

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from psgdsim.errors import RecvTimeout
 from psgdsim.node import Job, Node
-from psgdsim.testing.laws import DOUBLE, FILL, expect, law, numbers
+from psgdsim.testing.laws import DOUBLE, FILL, SERVER_PARTS, expect, law, numbers
 
 
 @law
 async def ranks_are_counted_from_zero(node: Node) -> None:
-    """`rank`, `world_size` and `role` are what the scenario says."""
+    """Those of the workers, and then those of the servers."""
     expect(0 <= node.rank < node.world_size, True)
     expect(node.role, "worker")
+    expect(list(node.servers), [node.world_size + number for number in range(node.num_servers)])
+    for server in node.servers:
+        await node.send(server, node.rank, tag="to a server")
+        expect((await node.recv(server, tag="from a server")).payload, "server")
+
+
+async def _answer_all(node: Node) -> None:
+    expect(node.rank in node.servers, True)
+    for rank in range(node.world_size):
+        expect((await node.recv(rank, tag="to a server")).payload, rank)
+        await node.send(rank, node.role, tag="from a server")
+
+
+SERVER_PARTS[ranks_are_counted_from_zero.__name__] = _answer_all
 
 
 @law

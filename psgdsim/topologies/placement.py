@@ -44,40 +44,52 @@ class HostKind(_Settings):
 class Hosts(_Settings):
     """The machines: what lives on each of them, and how fast they are.
 
-    Rank i lives on host `i // ranks_per_host`, beside the others but with a processor of its own, so ranks of one host
-    compute at full speed at once; they share the host's links to the network. A message between two of them crosses
-    only the loopback.
+    Worker i lives on host `i // ranks_per_host`, beside the others but with a processor of its own, so ranks of one
+    host compute at full speed at once; they share the host's links to the network. A message between two of them
+    crosses only the loopback. A strategy's servers live on hosts of their own after the workers', one on each.
     """
 
-    ranks_per_host: _Count = Field(default=1, description="ranks on each host; the last host may have fewer")
+    ranks_per_host: _Count = Field(default=1, description="workers on each host; the last of these may have fewer")
     loopback: Loopback = Field(default=Loopback(), description="what joins the ranks of one host")
     kinds: Annotated[tuple[HostKind, ...], Strict(strict=False)] = Field(
         default=(), description="the first hosts, the next ones, ...; hosts beyond them have speed 1"
     )
 
-    def num_hosts(self, num_ranks: int) -> int:
-        """Return how many hosts the ranks need."""
-        return -(-num_ranks // self.ranks_per_host)
+    def num_hosts(self, num_ranks: int, num_servers: int = 0) -> int:
+        """Return how many hosts the ranks need; the last `num_servers` of them are servers."""
+        return -(-(num_ranks - num_servers) // self.ranks_per_host) + num_servers
 
-    def check(self, part: TopologyPart, num_ranks: int) -> None:
+    def check(self, part: TopologyPart, num_ranks: int, num_servers: int = 0) -> None:
         """Raise `ValueError` if the ranks do not fit; the message begins with the key to blame."""
-        needed = self.num_hosts(num_ranks)
-        need = f"{needed} hosts ({num_ranks} ranks, {self.ranks_per_host} per host)"
+        needed = self.num_hosts(num_ranks, num_servers)
+        servers = f" and {num_servers} server{'s' if num_servers > 1 else ''}" if num_servers else ""
+        need = f"{needed} hosts ({num_ranks - num_servers} ranks, {self.ranks_per_host} per host{servers})"
         if part.max_hosts is not None and needed > part.max_hosts:
             raise ValueError(f"topology: expected room for {need}; there is room for {part.max_hosts}")
         listed = sum(kind.count for kind in self.kinds)
         if listed > needed:
             raise ValueError(f"hosts.kinds: expected at most {need}; got {listed}")
 
-    def place(self, part: TopologyPart) -> TopologyPart:
-        """Return a part whose `build` takes the number of ranks instead of that of hosts."""
-        return replace(part, build=functools.partial(self._build, part), max_hosts=None)
+    def place(self, part: TopologyPart, num_servers: int = 0) -> TopologyPart:
+        """Return a part whose `build` takes the number of ranks instead of that of hosts.
 
-    def _build(self, part: TopologyPart, num_ranks: int) -> Topology:
-        self.check(part, num_ranks)
-        bare = part.build(self.num_hosts(num_ranks))
+        Args:
+            part: the network.
+            num_servers: how many of the ranks, the last, are servers.
+        """
+        return replace(part, build=functools.partial(self._build, part, num_servers), max_hosts=None)
+
+    def _build(self, part: TopologyPart, num_servers: int, num_ranks: int) -> Topology:
+        self.check(part, num_ranks, num_servers)
+        num_hosts = self.num_hosts(num_ranks, num_servers)
+        bare = part.build(num_hosts)
         if self.ranks_per_host > 1:
-            bare = self._with_loopbacks(replace(bare, host_of=lambda rank: rank // self.ranks_per_host))
+
+            def host_of(rank: int) -> int:
+                to_end = num_ranks - rank
+                return num_hosts - to_end if to_end <= num_servers else rank // self.ranks_per_host
+
+            bare = self._with_loopbacks(replace(bare, host_of=host_of))
         if self.kinds:
             speeds = [kind.speed for kind in self.kinds for _ in range(kind.count)]
             bare = replace(bare, speeds=(*speeds, *[1.0] * (len(bare.hosts) - len(speeds))))

@@ -9,6 +9,8 @@ The text that stands for the scenario is `PROGRAM WORLD_SIZE MULTICAST`.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import itertools
 import os
 import signal
 import sys
@@ -20,7 +22,9 @@ from psgdsim.errors import StrategyError
 from psgdsim.node import Kernel
 from psgdsim.real import relay, worker
 from psgdsim.real.mesh import TRAINING
+from psgdsim.strategies.base import Strategy
 from psgdsim.task import Schedule
+from psgdsim.trace import RankLog
 
 PAYLOAD = np.arange(50_000, dtype=np.float32)
 ADD = Kernel("add", lambda a, b: a + b, "gradient")
@@ -120,7 +124,15 @@ async def ponders(node, task):
         step += 1
 
 
-_ALL = (exchange, fails, disagrees, dies, freezes, hangs, strands, leaves, ponders)
+async def roams(node, task):
+    """Every rank goes its own pace, freely."""
+    for step in task.steps():
+        await node.sleep(0.01 * (1 + node.rank))
+        if not await node.checkpoint(step, [{"w": PAYLOAD * step}]):
+            return
+
+
+_ALL = (exchange, fails, disagrees, dies, freezes, hangs, strands, leaves, ponders, roams)
 PROGRAMS = {program.__name__: program for program in _ALL}
 
 
@@ -130,12 +142,18 @@ def build(text):
     if program == "unbuildable":
         raise StrategyError("there is no such data set")
     schedule = Schedule(steps_per_epoch=1, last_step=6, evaluate_every=2)
+    if program == "roams":
+        schedule = dataclasses.replace(schedule, last_step=10**6, target_accuracy=0.5)
     real = SimpleNamespace(processes="local", host="127.0.0.1", port=0, heartbeat_timeout=10.0)
     evaluate = lambda model: {"train_loss": float(model["w"][1]), "test_accuracy": 0.5}  # noqa: E731
     return SimpleNamespace(
         world_size=int(world_size),
-        task=SimpleNamespace(schedule=schedule, evaluate=evaluate),
-        strategy=SimpleNamespace(worker=PROGRAMS[program]),
+        num_ranks=int(world_size),
+        leaders=range(int(world_size)),
+        is_led_by_servers=False,
+        start_log=RankLog,
+        task=SimpleNamespace(schedule=schedule, evaluate=evaluate, steps=lambda: itertools.count(1)),
+        strategy=Strategy(PROGRAMS[program], is_lock_step=program != "roams"),
         topology=SimpleNamespace(multicast=multicast),
         scenario=SimpleNamespace(real=real),
     )

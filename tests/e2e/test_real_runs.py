@@ -132,6 +132,17 @@ def test_ranks_that_do_not_end_the_same_steps_are_told():
     assert str(outcome.error) == ("the ranks do not end the same steps: rank 0 at the end of step 2, rank 1 has ended")
 
 
+def test_a_target_that_one_reaches_ends_all_that_run_freely():
+    outcome = start("roams", 3)
+    assert outcome.error is None
+    assert [row["step"] for row in outcome.reports[0].rows] == [1, 2]
+    assert all(1 <= len(report.rows) < 10**6 for report in outcome.reports)
+    assert [(row["step"], row["time"]) for row in outcome.evals] == [
+        (2, pytest.approx(outcome.reports[0].rows[1]["time"], abs=0.05))
+    ]
+    np.testing.assert_array_equal(outcome.models[0]["w"], PROGRAMS["PAYLOAD"] * 2)
+
+
 @pytest.mark.parametrize("is_in_a_loop", [False, True])
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_in_order(signum, code, is_in_a_loop):

@@ -30,6 +30,22 @@ TWINS = {
         BASE,
         [*SMALL, "world_size=4", "strategy={kind: all_reduce, algorithm: hierarchical, group_size: 2}"],
     ),
+    "a parameter server": (BASE, [*SMALL, "strategy={kind: parameter_server}"]),
+    "a parameter server, a codec with memory, unequal shares": (
+        BASE,
+        [
+            *SMALL,
+            "strategy={kind: parameter_server}",
+            "codec={kind: error_feedback, codec: {kind: top_k, ratio: 0.1}}",
+            "batch_size=null",
+            "global_batch_size=31",
+            "topology.multicast=relay",
+        ],
+    ),
+    "a parameter server that may lose workers": (
+        BASE,
+        [*SMALL, "strategy={kind: parameter_server, on_peer_loss: drop}"],
+    ),
     "a model without accuracy": (BASE, ["world_size=3", "max_steps=3", "model={kind: quadratic}", "data={kind: none}"]),
     "redundant blocks, adam, another model": (
         BASE,

@@ -15,7 +15,7 @@ from psgdsim.errors import Deadlock, ScenarioError, StrategyError
 from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import build
 from psgdsim.sim.driver import Simulation, run_sim
-from psgdsim.sim.values import Value
+from psgdsim.sim.values import Computed
 from psgdsim.strategies.coded_placement import ccdc, cdc, expected_load, uncoded_sends
 
 SETTINGS = [(k, r) for k in range(2, 7) for r in range(1, k)]
@@ -168,7 +168,7 @@ def tamper(monkeypatch, tag, change):
 def flip_a_bit(message):
     packet = np.array(message.payload["packet"].array)
     packet.reshape(-1)[0] ^= np.uint32(1 << 20)
-    message.payload["packet"] = Value(jax.numpy.asarray(packet))
+    message.payload["packet"] = Computed(jax.numpy.asarray(packet))
     return message
 
 

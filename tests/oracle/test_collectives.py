@@ -11,7 +11,7 @@ import pytest
 from psgdsim import collectives, wire
 from psgdsim.errors import ProgramError
 from psgdsim.network_model import NetworkModel
-from psgdsim.sim.values import Value
+from psgdsim.sim.values import Computed
 from psgdsim.testing.alpha_beta import LAWS, NUM_SERVERS, two_levels
 from psgdsim.testing.programs import run_program, sized, time_program
 from psgdsim.testing.verify_network import crossover, run_law
@@ -58,7 +58,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "num", "size"), CASES)
 def test_all_reduce_sums_exactly_and_sends_what_the_table_says(name, num, size):
     program = ALL_REDUCES[name]
-    run = run_program(lambda node: program(node, Value(integers(node.rank, size)), tag="x"), num, network())
+    run = run_program(lambda node: program(node, Computed(integers(node.rank, size)), tag="x"), num, network())
     expected = np.sum([integers(rank, size) for rank in range(num)], axis=0)
     for total in run.results:
         np.testing.assert_array_equal(np.asarray(total.array), expected)
@@ -72,7 +72,7 @@ def test_all_reduce_sums_exactly_and_sends_what_the_table_says(name, num, size):
 @pytest.mark.parametrize(("name", "num"), sorted({(name, num) for name, num, _ in CASES if num > 2}))
 def test_all_ranks_end_with_the_same_bits(name, num):
     vectors = [np.random.default_rng(rank).standard_normal(50).astype(np.float32) for rank in range(num)]
-    run = run_program(lambda node: ALL_REDUCES[name](node, Value(vectors[node.rank]), tag="x"), num, network())
+    run = run_program(lambda node: ALL_REDUCES[name](node, Computed(vectors[node.rank]), tag="x"), num, network())
     assert len({np.asarray(total.array).tobytes() for total in run.results}) == 1
     np.testing.assert_allclose(np.asarray(run.results[0].array), np.sum(vectors, axis=0), rtol=1e-5, atol=1e-5)
 
@@ -127,7 +127,7 @@ FRAMES = {
 @pytest.mark.parametrize(("num", "size"), [(2, 1000), (4, 1000), (8, 1600), (16, 160_000)])
 @pytest.mark.parametrize("name", FRAMES)
 def test_frames_take_the_time_of_the_alpha_beta_model(name, num, size):
-    vector = Value(np.zeros(size, np.float32))
+    vector = Computed(np.zeros(size, np.float32))
     run = run_program(lambda node: LAWS[name].program(node, vector, tag="x"), num, network())
     expected = sum(ALPHA + frame_time(frame) for frame in FRAMES[name](size, num))
     assert run.time == pytest.approx(expected, rel=1e-12)
@@ -157,7 +157,7 @@ def test_a_broadcast_takes_a_rounded_logarithm_for_any_number_of_ranks(num):
 @pytest.mark.parametrize("num", [2, 5, 16])
 @pytest.mark.parametrize("multicast", ["unicast", "native", "relay"])
 def test_broadcast_of_all_to_all_takes_the_time_of_the_alpha_beta_model(num, multicast):
-    payload = Value(np.zeros(10_000, np.float32))
+    payload = Computed(np.zeros(10_000, np.float32))
     run = run_program(lambda node: collectives.all_gather(node, payload, tag="x"), num, network(multicast))
     frame = frame_time(10_000)
     # Every downlink carries N-1 frames; a relay first takes the upload.

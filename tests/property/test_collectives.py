@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from psgdsim import collectives
 from psgdsim.collectives.base import offsets
 from psgdsim.collectives.pipelined import two_trees
-from psgdsim.sim.values import Value
+from psgdsim.sim.values import Computed
 from psgdsim.testing.programs import run_program, sized, time_program
 from psgdsim.topologies import star
 
@@ -36,7 +36,7 @@ def run(collective, ranks, size, **options):
     async def program(node):
         if node.rank not in ranks:
             return None
-        return await collective(node, Value(vector(node.rank, size)), tag="x", ranks=ranks, **options)
+        return await collective(node, Computed(vector(node.rank, size)), tag="x", ranks=ranks, **options)
 
     return dict(enumerate(run_program(program, 7, NETWORK).results))
 

@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psgdsim.network_model import NetworkModel
-from psgdsim.sim import crowds, flow_table, fluid, simulate_flows
-from psgdsim.sim.flow_table import AnyFlow
+from psgdsim.sim import bundles, crowds, flow_table, fluid, simulate_flows
+from psgdsim.sim.bundles import Bundle
 from psgdsim.sim.fluid import FluidLinks
 from psgdsim.sim.network import Network
 from psgdsim.sim.paths import Paths
+from psgdsim.sim.series import Series
 from psgdsim.sim.sharing import maxmin
 from psgdsim.topologies import Link, Topology, star
 
@@ -36,6 +37,7 @@ def thresholds(few, smallest_crowd):
         patch.setattr(flow_table, "SMALL", few)
         patch.setattr(crowds, "SMALLEST", smallest_crowd)
         patch.setattr(crowds, "PATIENCE", 1000)
+        patch.setattr(bundles, "SMALLEST", few)
         yield
 
 
@@ -202,10 +204,11 @@ def test_links_that_change_and_messages_that_are_given_up(seed, num, few):
     assert ends == pytest.approx(expected, rel=1e-9, nan_ok=True)
 
 
-def run_network(topology, flows, model, num_bins=None):
-    """Send messages through a run's network; return the arrivals and the network."""
+def run_network(topology, flows, model):
+    """Send messages through a run's network; return the arrivals, the network and what it carried over time."""
     env = simpy.Environment()
-    network = Network(env, topology, model, num_bins=num_bins)
+    network = Network(env, topology, model)
+    series = Series(network.counters, 64)
     ends = [math.nan] * len(flows)
     index = topology.hosts.index
 
@@ -214,8 +217,11 @@ def run_network(topology, flows, model, num_bins=None):
 
     for i, (src, dst, nbytes, start) in enumerate(flows):
         env.timeout(start).callbacks.append(lambda _, args=(i, src, dst, nbytes): send(*args))
-    env.run()
-    return np.array(ends), network
+    while (time := env.peek()) < math.inf:
+        if time > series.edge:
+            series.advance(time)
+        env.step()
+    return np.array(ends), network, series
 
 
 @settings(max_examples=60)
@@ -223,7 +229,7 @@ def run_network(topology, flows, model, num_bins=None):
 def test_a_run_takes_as_long_as_the_flows_that_are_known_beforehand(seed, num, tcp):
     topology = hosts(5, seed)
     flows = traffic(topology, num, seed, 0.5)
-    ends, _ = run_network(topology, flows, NetworkModel(tcp=tcp))
+    ends, _, _ = run_network(topology, flows, NetworkModel(tcp=tcp))
     assert ends == pytest.approx(simulate_flows(topology, flows, tcp), rel=1e-12)
 
 
@@ -236,7 +242,7 @@ def test_a_run_takes_as_long_as_the_flows_that_are_known_beforehand(seed, num, t
 def test_every_link_carries_the_bytes_sent_over_it(seed, num, model):
     topology = hosts(6, seed)
     flows = traffic(topology, num, seed, 0.5)
-    ends, network = run_network(topology, flows, model)
+    ends, network, _ = run_network(topology, flows, model)
     expected = [0.0] * len(topology.links)
     for src, dst, nbytes, _ in flows:
         for link in topology.route(topology.hosts.index(src), topology.hosts.index(dst)):
@@ -249,22 +255,26 @@ def test_every_link_carries_the_bytes_sent_over_it(seed, num, model):
         assert all(each.busy <= max(ends) * (1 + 1e-9) for each in usage)
 
 
-class Watched(FluidLinks[AnyFlow]):
+class Watched(FluidLinks):
     """An engine that checks itself after every sharing."""
 
     def share(self, now):
         super().share(now)
-        used = self.utilisation()
+        loads = [0.0] * len(self._on)
+        for flow in self.flows:
+            for link, coefficient in zip(flow.path.links, flow.path.coefficients, strict=True):
+                loads[link] += coefficient * self.rate(flow)
+        used = [load / self._bandwidth[link] for link, load in enumerate(loads)]
         assert max(used) <= 1 + 1e-9, "a link carries more than it can"
         full = {link for link, part in enumerate(used) if part >= 1 - 1e-9}
         rates = {flow: self.rate(flow) for flow in self.flows}
         for flow, rate in rates.items():
-            others = [[rates[other] for other in self.flows if link in other.path.links] for link in flow.path.links]
-            fastest = [
-                link in full and rate >= max(there) * (1 - 1e-9)
-                for link, there in zip(flow.path.links, others, strict=True)
-            ]
-            assert any(fastest), "a flow has no link that stops it"
+            others = {link: [rates[each] for each in self.flows if link in each.path.links] for link in flow.path.links}
+            fastest = {link for link, there in others.items() if link in full and rate >= max(there) * (1 - 1e-9)}
+            routes = [flow.path.links]
+            if isinstance(flow, Bundle):
+                routes = np.split(flow.routes.links, np.cumsum(flow.routes.lengths)[:-1])
+            assert all(fastest & set(route) for route in routes), "a flow has no link that stops it"
 
 
 @settings(max_examples=80)
@@ -278,17 +288,19 @@ def test_every_flow_is_stopped_by_a_full_link_on_which_none_is_faster(seed, num,
 
 @settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), num=st.integers(1, 50))
-def test_the_series_adds_up_to_the_busy_time(seed, num):
+def test_the_series_adds_up_to_what_links_carried(seed, num):
     topology = hosts(5, seed)
-    for model in (NetworkModel(), NetworkModel(model="fifo")):
-        ends, network = run_network(topology, traffic(topology, num, seed, 0.5), model, num_bins=64)
-        end = max(ends)
-        start, mean = network.series.bins(end)
-        assert len(start) <= 64
-        widths = np.minimum(start + network.series.width, end) - start
-        busy = [each.busy for each in network.usage()]
-        assert widths @ mean == pytest.approx(busy, rel=1e-6, abs=1e-9)
-        assert mean.max() <= 1 + 1e-6
+    for model in (NetworkModel(), NetworkModel(model="fifo"), NetworkModel(model="ideal")):
+        ends, network, series = run_network(topology, traffic(topology, num, seed, 0.5), model)
+        edges, nbytes, used = series.bins(max(ends))
+        assert 32 <= len(nbytes) <= 64
+        usage = network.usage()
+        assert list(nbytes.sum(axis=0)) == [round(each.nbytes) for each in usage]
+        assert np.diff(edges) @ used == pytest.approx([each.busy for each in usage], rel=1e-9, abs=1e-12)
+        assert nbytes.min() >= 0
+        assert used.min() >= 0
+        if model.model != "ideal":
+            assert used.max() <= 1 + 1e-9
 
 
 def test_a_flow_that_a_change_does_not_reach_ends_at_the_same_time_to_the_last_bit():

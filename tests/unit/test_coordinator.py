@@ -9,12 +9,16 @@ from types import SimpleNamespace
 from psgdsim.real.control import Heartbeat
 from psgdsim.real.coordinator import Conductor
 from psgdsim.real.seats import Signalled
+from psgdsim.strategies.base import Strategy
 from psgdsim.task import Schedule
 
 
 def conductor(progress=None):
     experiment = SimpleNamespace(
         world_size=2,
+        num_ranks=2,
+        leaders=range(2),
+        strategy=Strategy(None),
         task=SimpleNamespace(schedule=Schedule(1, last_step=6)),
         topology=SimpleNamespace(multicast="unicast"),
         scenario=SimpleNamespace(real=None),
@@ -25,7 +29,8 @@ def conductor(progress=None):
 def test_progress_is_that_of_rank_0():
     told = []
     run = conductor(lambda *values: told.append(values))
-    zero, one = (SimpleNamespace(progress=Heartbeat(step=2, time=1.5, loss=0.5, nbytes=nbytes)) for nbytes in (10, 20))
+    beats = [Heartbeat(step=2, time=1.5, loss=0.5, nbytes=nbytes) for nbytes in (10, 20)]
+    zero, one = (SimpleNamespace(name=f"rank {i}", is_lost=False, progress=beat) for i, beat in enumerate(beats))
     run._crew.workers |= {0: zero, 1: one}
     run._note_heartbeat(one)
     run._note_heartbeat(zero)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from types import SimpleNamespace
 
 import pytest
 
+from psgdsim.errors import RankFailed
+from psgdsim.real import control
 from psgdsim.real import crew as crew_module
 from psgdsim.real.crew import Crew
 from psgdsim.real.handshake import Role
-from psgdsim.real.seats import Joined, Left, Seat
+from psgdsim.real.seats import Exited, Joined, Left, Said, Seat
 
 SETTINGS = SimpleNamespace(processes="manual", host="127.0.0.1", port=0, heartbeat_timeout=10.0)
 
@@ -68,3 +71,47 @@ def test_a_worker_that_leaves_just_as_the_last_one_joins_frees_its_place():
 def test_the_invitation_names_an_address_that_can_be_reached(host, expected, monkeypatch):
     monkeypatch.setattr(crew_module.socket, "gethostname", lambda: "here")
     assert crew_module._invitation(3, host, 5000) == f"waiting for 3 workers: {expected}"
+
+
+@pytest.mark.parametrize("first", ["Left", "Exited"])
+def test_the_loss_of_an_expendable_rank_is_told_once_and_its_process_ends(first):
+    async def main():
+        log, signals = [], []
+        crew = Crew(3, has_relay=False, settings=SETTINGS, token="", log=log.append, on_heartbeat=print)
+        crew.workers |= {rank: seat(rank) for rank in range(3)}
+        for rank, worker in crew.workers.items():
+            worker.pid = 100 + rank
+        child = SimpleNamespace(name="rank 1", pid=101, fate="its process was killed", send_signal=signals.append)
+        crew._children = [child]
+        crew.expendable = {1, 2}
+        left = Left(crew.workers[1], "it gave no sign of life for 2 s")
+        events = [left, Exited(child)] if first == "Left" else [Exited(child), left]
+        heard = Said(crew.workers[1], control.Ready()), Said(crew.workers[2], control.Ready())
+        for event in (*events, *heard):
+            crew.events.put_nowait(event)
+        lost = await crew.next()
+        assert (lost.seat.rank, lost.cause) == (1, left.cause if first == "Left" else child.fate)
+        assert await crew.next() == heard[1]
+        assert [worker.rank for worker in crew.present] == [0, 2]
+        assert log == [f"rank 1 is lost: {lost.cause}; the run goes on"]
+        assert signals == [signal.SIGKILL]
+        assert lost.seat.channel.is_closed
+
+    asyncio.run(main())
+
+
+def test_the_loss_of_another_rank_ends_the_run():
+    async def main():
+        crew = Crew(1, num_servers=1, has_relay=False, settings=SETTINGS, token="", log=print, on_heartbeat=print)
+        crew.workers |= {0: seat(0), 1: Seat(Role.WORKER, 1, QuietChannel(), 0, ("127.0.0.1", 1), is_server=True)}
+        crew.expendable = {0}
+        crew.events.put_nowait(Left(crew.workers[1], "its connection ended"))
+        with pytest.raises(RankFailed, match=r"rank 1 \(server\): start-up: its connection ended"):
+            await crew.next()
+
+    asyncio.run(main())
+
+
+def test_the_invitation_says_who_will_be_a_server():
+    said = crew_module._invitation(3, "127.0.0.1", 5000, 1)
+    assert said.startswith("waiting for 3 workers and 1 server, the last to join: psgdsim client --ip 127.0.0.1")

@@ -147,7 +147,7 @@ DIGEST = """
 import hashlib, json, sys, tempfile, psgdsim
 with tempfile.TemporaryDirectory() as folder:
     result = psgdsim.run(json.loads(sys.argv[1]), out=folder + "/run")
-    names = ("trace.json", "steps.csv", "links.csv")
+    names = ("trace.json", "steps.csv", "links.csv", "link_series.csv")
     print(hashlib.sha256(b"".join((result.folder / name).read_bytes() for name in names)).hexdigest())
 """
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("jax", "numpy", "matplotlib", "sklearn", "simpy", "optax")
+HEAVY = ("jax", "numpy", "matplotlib", "sklearn", "simpy", "optax", "networkx")
 
 
 def _python(code: str) -> subprocess.CompletedProcess[str]:
@@ -27,6 +32,39 @@ def test_import_is_light(module: str) -> None:
     ended = _python(f"import sys, {module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip() == ""
+
+
+def test_validating_and_listing_are_light() -> None:
+    code = """
+from psgdsim.scenario import json_schema, load
+from psgdsim.scenario.catalogue import catalogue
+load("scenarios/ring_8nodes.yaml"), json_schema(), catalogue([])
+"""
+    ended = _python(f"{code}\nimport sys; print(*sorted(set({HEAVY!r}) & set(sys.modules)))")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip() == ""
+
+
+def _imported(folder: Path) -> Iterator[str]:
+    """Yield what is imported from outside, by the names of modules."""
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                yield node.module
+
+
+def test_what_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    plain = {re.sub(r"[-_.]+", "-", re.split(r"[<>=~! ]", entry)[0]).lower() for entry in project["dependencies"]}
+    owners = packages_distributions()
+    packages = {name.split(".")[0] for name in _imported(ROOT / "psgdsim")} - {*sys.stdlib_module_names, "psgdsim"}
+    assert {"simpy", "networkx", "ruamel"} <= packages
+    missing = {
+        name for name in packages if not plain & {re.sub(r"[-_.]+", "-", each).lower() for each in owners.get(name, [])}
+    }
+    assert missing == set()
 
 
 def test_public_names() -> None:

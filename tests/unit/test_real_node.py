@@ -18,6 +18,7 @@ from psgdsim.real.handshake import Claim, Role
 from psgdsim.real.mesh import REHEARSAL, TRAINING, Mesh
 from psgdsim.real.node import RealNode
 from psgdsim.real.relay import Relay
+from psgdsim.real.step_ends import Together
 from psgdsim.real.transport import Listener, connect
 from psgdsim.task import Schedule
 
@@ -250,7 +251,7 @@ def test_a_rank_at_a_meeting_is_idle_only_if_nothing_else_of_it_is_under_way():
         async with Cluster(2, schedule=Schedule(1, last_step=2, evaluate_every=1)) as cluster:
             node = cluster.nodes[0]
             met = asyncio.get_running_loop().create_future()
-            node._meet = lambda step: met
+            node._ends = Together(cluster.schedule, lambda step: met)
             assert node.state == "busy"
             meeting = asyncio.create_task(node.checkpoint(1, []))
             await asyncio.sleep(0)

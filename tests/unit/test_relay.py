@@ -10,6 +10,7 @@ import pytest
 
 from psgdsim import wire
 from psgdsim.real import relay as relay_module
+from psgdsim.real.connection import ConnectionEnded
 from psgdsim.real.handshake import Claim, Role
 from psgdsim.real.relay import Relay
 from psgdsim.real.transport import Listener, connect
@@ -136,5 +137,20 @@ def test_a_second_connection_of_a_rank_is_closed():
         assert not relaying.is_complete.is_set()
         for closing in [relaying, listener, one, two]:
             await closing.close()
+
+    asyncio.run(main())
+
+
+def test_nothing_goes_to_a_rank_that_was_dropped():
+    async def main():
+        async with relay() as setting:
+            setting.relay.drop(2)
+            await setting.announce(0, 1, [1, 2])
+            for _ in range(2):
+                await setting.ranks[0].write(wire.pack_parts("both", src=0, tag="a", group=1), "data")
+                assert (await setting.receive(1))[1] == "both"
+            with pytest.raises(ConnectionEnded):
+                await setting.receive(2)
+            assert (await setting.relay.flush())[0] == 2 * wire.nbytes("both")
 
     asyncio.run(main())

@@ -79,34 +79,6 @@ def test_a_write_that_is_interrupted_leaves_the_old_file(tmp_path: Path) -> None
     assert _names(tmp_path) == ["a.bin"]
 
 
-# --- tables ---------------------------------------------------------------------------------------------------
-
-
-def test_a_table_is_read_back_with_its_types(tmp_path: Path) -> None:
-    rows = [{"rank": 0, "loss": 0.1, "time": 1e-17}, {"rank": 1, "loss": None, "time": 2.0, "extra": 5}]
-    results.write_text(tmp_path / "t.csv", results.table_text(("rank", "time", "loss"), rows))
-    table = results.read_table(tmp_path / "t.csv")
-    assert list(table) == ["rank", "time", "loss", "extra"]
-    assert table["rank"].dtype.kind == "i"
-    np.testing.assert_array_equal(table["rank"], [0, 1])
-    np.testing.assert_array_equal(table["time"], [1e-17, 2.0])
-    np.testing.assert_array_equal(table["loss"], [0.1, np.nan])
-    np.testing.assert_array_equal(table["extra"], [np.nan, 5.0])
-
-
-def test_a_table_without_rows_keeps_its_columns(tmp_path: Path) -> None:
-    results.write_text(tmp_path / "t.csv", results.table_text(results.STEP_COLUMNS, []))
-    table = results.read_table(tmp_path / "t.csv")
-    assert tuple(table) == results.STEP_COLUMNS
-    assert all(len(column) == 0 for column in table.values())
-
-
-def test_floats_survive_the_table_to_the_last_bit(tmp_path: Path) -> None:
-    values = [0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308]
-    results.write_text(tmp_path / "t.csv", results.table_text(("x",), [{"x": value} for value in values]))
-    assert results.read_table(tmp_path / "t.csv")["x"].tolist() == values
-
-
 # --- run folders ----------------------------------------------------------------------------------------------
 
 

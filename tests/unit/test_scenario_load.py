@@ -79,7 +79,7 @@ def test_defaults(tiny: dict[str, Any]) -> None:
     assert scenario.data.partition.kind == "iid"
     assert str(scenario.evaluate.every) == "1 epoch"
     assert (scenario.real.processes, scenario.real.port, scenario.real.heartbeat_timeout) == ("local", 0, 10.0)
-    assert (scenario.execution, scenario.plugins) == ("exact", ())
+    assert (scenario.execution, scenario.plugins) == ("batched", ())
 
 
 def test_global_rows(tiny: dict[str, Any]) -> None:

@@ -11,7 +11,6 @@ from psgdsim.errors import PsgdsimError
 from psgdsim.network_model import NetworkModel
 from psgdsim.sim import simulate_flows
 from psgdsim.sim.network import LinkUsage, Network, utilisation
-from psgdsim.sim.series import Series
 from psgdsim.topologies import star
 
 MODELS = ["fluid", "fifo", "ideal"]
@@ -172,22 +171,6 @@ def test_acknowledgements_and_headers_keep_links_busy_but_are_no_payload():
     assert [(each.nbytes, each.busy) for each in network.usage()] == [
         (1000.0, 2.0), (0.0, pytest.approx(0.2)), (0.0, pytest.approx(0.2)), (1000.0, 2.0),
     ]  # fmt: skip
-
-
-def test_a_series_keeps_its_number_of_bins_and_its_sum():
-    series = Series(num_links=2, num_bins=4)
-    series.update(0.0, [1.0, 0.0])
-    series.update(1.0, [0.0, 0.5])
-    series.update(3.0, [0.0, 0.0])
-    start, mean = series.bins(4.0)
-    assert len(start) == 4
-    assert mean.sum(axis=0) * series.width == pytest.approx([1.0, 1.0])
-    assert math.isclose(series.width, 1.073741824)  # the first width, 1 ns, doubled until four bins reach beyond 4 s
-
-
-def test_an_odd_number_of_bins_is_refused():
-    with pytest.raises(ValueError, match="num_bins: expected an even number of at least 2; got 3"):
-        Series(1, 3)
 
 
 CABLE = {"src": "a", "dst": "b", "bandwidth": "8 kbit/s", "latency": "100 ms"}

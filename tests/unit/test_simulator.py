@@ -12,11 +12,12 @@ import pytest
 
 import psgdsim
 from psgdsim.errors import Deadlock, ProgramError, PsgdsimError, StrategyError
-from psgdsim.node import Kernel, Mailbox, Message, Waiter
+from psgdsim.mailbox import Mailbox, Waiter
+from psgdsim.node import Kernel, Message
 from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import build
 from psgdsim.sim.driver import Simulation
-from psgdsim.sim.values import Value
+from psgdsim.sim.values import Computed
 from psgdsim.strategies.base import Strategy
 
 QUADRATIC = {
@@ -137,7 +138,7 @@ def test_target_accuracy_ends_a_run_early(tmp_path):
 
 
 def test_values_show_shape_but_no_numbers():
-    value = Value(__import__("numpy").zeros((2, 3), "float32"))
+    value = Computed(__import__("numpy").zeros((2, 3), "float32"))
     assert (value.shape, str(value.dtype), repr(value)) == ((2, 3), "float32", "Value(float32[2, 3])")
     with pytest.raises(ProgramError):
         bool(value)

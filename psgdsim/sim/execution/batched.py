@@ -1,0 +1,205 @@
+"""Put calls off until a number is needed, then run those that are alike together.
+
+Values do not decide when things happen, so a call need not run when its program makes it. It is noted down; the shapes
+of its result are known from tracing its kernel, so the program gets handles. When somebody reads a number, what that
+depends on is run in batches (see `waves`); when many calls have come together, the older ones are. Calls with the very
+same arguments run once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Sequence
+from typing import Any, Final
+
+from psgdsim.node import Kernel
+from psgdsim.sim.execution.handles import Call, Handle, Stack
+from psgdsim.sim.execution.signature import Signature, total, trace
+from psgdsim.sim.execution.waves import Runner
+from psgdsim.sim.values import code_of, unwrap
+
+MAX_PENDING: Final = 100_000
+"""Calls that are put off at most, whatever they are."""
+
+FEW_ADDENDS: Final = 4
+"""A weighted sum of so many trees is a kernel like any other; of more, it is a product of weights and rows."""
+
+
+class Batched:
+    """Execution in batches.
+
+    Args:
+        max_gradients: how many gradients are put off at most.
+    """
+
+    def __init__(self, max_gradients: int) -> None:
+        self._max_gradients = max_gradients
+        self._num_gradients = 0
+        self._pending: list[Call] = []
+        self._signatures: dict[Any, Signature | None] = {}
+        self._plain: dict[Any, tuple[int, ...]] = {}
+        self._kernels: list[Kernel] = []  # all that were ever used: their ids must stay theirs
+        self._runner = Runner()
+
+    # --- noting calls down ------------------------------------------------------------------------------------
+
+    def call(self, kernel: Kernel, arguments: tuple[Any, ...]) -> Any:
+        """Put a call off and return handles for its result."""
+        if kernel.is_mapped and len(arguments[0]) > 1:
+            singles = [self._call(kernel, tuple([each] for each in place)) for place in zip(*arguments, strict=True)]
+            return tuple([each for [each] in lists] for lists in zip(*singles, strict=True))
+        return self._call(kernel, arguments)
+
+    def _call(self, kernel: Kernel, arguments: tuple[Any, ...]) -> Any:
+        import jax
+
+        leaves, tree = jax.tree.flatten(arguments)
+        signature = self._signature(kernel, tree, leaves, arguments)
+        if signature is None:
+            return self.wrap(kernel.function(*unwrap(arguments)))
+        data = leaves if len(signature.dynamic) == len(leaves) else [leaves[i] for i in signature.dynamic]
+        if signature.is_view:
+            return signature.out_tree.unflatten([data[place] for place in signature.forwards])
+        memory = signature.memory
+        call = memory.recall(data) if memory.is_worth_it else None
+        if call is not None:
+            return signature.out_tree.unflatten(self._results(call, data))
+        call = Call(signature, data)
+        outputs = self._results(call, data)
+        if memory.is_worth_it:
+            memory.remember(data, call)
+        self._put_off(call)
+        return signature.out_tree.unflatten(outputs)
+
+    def wrap(self, tree: Any) -> Any:
+        """Return a pytree with every array replaced by a handle."""
+        import jax
+
+        return jax.tree.map(self._wrapped, tree)
+
+    def _wrapped(self, leaf: Any) -> Any:
+        if not hasattr(leaf, "dtype"):
+            return leaf
+        handle = Handle(self, tuple(leaf.shape), leaf.dtype, code_of(tuple(leaf.shape), leaf.dtype))
+        handle.stack = Stack(leaf)
+        return handle
+
+    def _results(self, call: Call, data: Sequence[Any]) -> list[Any]:
+        """Return what stands for the leaves of a call's result: those handles that there are, and new ones."""
+        signature, results = call.signature, []
+        for leaf, (aval, forward) in enumerate(zip(signature.out_avals, signature.forwards, strict=True)):
+            handle = call.outputs[leaf]() if call.outputs[leaf] is not None else None  # type: ignore[misc]
+            if forward is not None:
+                handle = data[forward]
+            elif handle is None:
+                handle = Handle(self, aval.shape, aval.dtype, signature.out_codes[leaf])
+                handle.call, handle.leaf = call, leaf
+                call.outputs[leaf] = weakref.ref(handle)
+            results.append(handle)
+        return results
+
+    def _put_off(self, call: Call) -> None:
+        self._pending.append(call)
+        self._num_gradients += call.signature.kernel.kind == "gradient"
+        if self._num_gradients >= self._max_gradients or len(self._pending) >= MAX_PENDING:
+            self._run_older()
+
+    # --- signatures -------------------------------------------------------------------------------------------
+
+    def _signature(self, kernel: Kernel, tree: Any, leaves: list[Any], arguments: tuple[Any, ...]) -> Signature | None:
+        """Return what is known of such a call; trace it if it is the first of its kind."""
+        key = (id(kernel), tree, *[leaf.code if type(leaf) is Handle else _code(leaf) for leaf in leaves])
+        plain = self._plain.get(key)
+        full = key if plain is None else (*key, *[leaves[i] for i in plain])
+        if full in self._signatures:
+            return self._signatures[full]
+        signature = self._trace(kernel, tree, leaves, arguments)
+        if signature is not None and signature.plain:
+            self._plain[key] = signature.plain
+            full = (*key, *[leaves[i] for i in signature.plain])
+        self._kernels.append(kernel)
+        self._signatures[full] = signature
+        return signature
+
+    def _trace(self, kernel: Kernel, tree: Any, leaves: list[Any], arguments: tuple[Any, ...]) -> Signature | None:
+        if kernel.is_weighted_sum and len(arguments[1]) > FEW_ADDENDS:
+            signature: Signature | None = total(kernel, *arguments)
+        else:
+            signature = trace(kernel, tree, leaves)
+        if signature is None:
+            return None
+        codes = tuple(code_of(aval.shape, aval.dtype) for aval in signature.out_avals)
+        return dataclasses.replace(signature, out_codes=codes)
+
+    # --- running ----------------------------------------------------------------------------------------------
+
+    def flush(self, handle: Handle | None = None) -> None:
+        """Run all calls that were put off, or those that a handle depends on."""
+        if handle is None or handle.call is None:
+            calls, self._pending = self._pending, []
+        else:
+            needed = _ancestors(handle.call)
+            calls = [call for call in self._pending if call in needed]
+            self._pending = [call for call in self._pending if call not in needed]
+        self._run(calls)
+
+    def _run_older(self) -> None:
+        """Run the older calls: what programs have let go of meanwhile need not be kept."""
+        place = _cut(self._pending)
+        older, later = self._pending[:place], self._pending[place:]
+        used, wanted = _producers(older), _producers(later)
+        # What only later calls add up or apply can run along with them then.
+        waits = {call for call in older if call.signature.kernel.kind == "gradient" and call in wanted - used}
+        self._pending = [*(call for call in older if call in waits), *later]
+        self._run([call for call in older if call not in waits])
+
+    def _run(self, calls: list[Call]) -> None:
+        self._num_gradients -= sum(call.signature.kernel.kind == "gradient" for call in calls)
+        self._runner.run(calls)
+        for signature in self._signatures.values():
+            if signature is not None:
+                signature.memory.tidy()
+
+
+def _code(leaf: Any) -> Any:
+    """Return what tells apart leaves for which a kernel must be traced anew."""
+    if isinstance(leaf, int | float):
+        return type(leaf)
+    return ("array", leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else leaf
+
+
+def _producers(calls: Sequence[Call]) -> set[Call]:
+    """Return the calls that some calls wait for."""
+    return {leaf.call for call in calls for leaf in call.inputs if type(leaf) is Handle and leaf.call is not None}
+
+
+def _ancestors(call: Call) -> set[Call]:
+    """Return a call and all that must run before it."""
+    needed, queue = {call}, [call]
+    while queue:
+        for leaf in queue.pop().inputs:
+            if type(leaf) is Handle and leaf.call is not None and leaf.call not in needed:
+                needed.add(leaf.call)
+                queue.append(leaf.call)
+    return needed
+
+
+def _cut(calls: Sequence[Call]) -> int:
+    """Return the place, in the middle half, where the fewest bytes pass from earlier calls to later ones."""
+    change = [0] * (len(calls) + 1)
+    place = {call: i for i, call in enumerate(calls)}
+    last: dict[Call, int] = {}
+    for i, call in enumerate(calls):
+        for leaf in call.inputs:
+            if type(leaf) is Handle and leaf.call is not None:
+                last[leaf.call] = i
+    for call, end in last.items():
+        change[place[call] + 1] += call.signature.row_nbytes
+        change[end + 1 if end + 1 < len(change) else end] -= call.signature.row_nbytes
+    crossing, best, lowest = 0, len(calls), None
+    for i, step in enumerate(change):
+        crossing += step
+        if len(calls) // 4 <= i <= 3 * len(calls) // 4 and (lowest is None or crossing <= lowest):
+            best, lowest = i, crossing
+    return best

@@ -1,0 +1,129 @@
+"""Values of calls that are still to be made, and where they are once the calls have been made."""
+
+from __future__ import annotations
+
+import weakref
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from psgdsim.sim.values import Value
+
+if TYPE_CHECKING:
+    from psgdsim.sim.execution.batched import Batched
+    from psgdsim.sim.execution.signature import Signature
+
+
+class Stack:
+    """An array, or arrays of one shape along a first axis.
+
+    Args:
+        array: all of them.
+        num: how many; 0 if it is one array, without that axis.
+    """
+
+    __slots__ = ("__dict__", "__weakref__", "array", "num")
+
+    def __init__(self, array: Any, num: int = 0) -> None:
+        self.array, self.num = array, num
+
+    @cached_property
+    def numbers(self) -> Any:
+        """The numbers, kept: for stacks of scalars, of which many are read one by one."""
+        import numpy as np
+
+        return np.asarray(self.array)
+
+
+class Call:
+    """A kernel with its arguments, to be run.
+
+    Args:
+        signature: the kernel and the shapes.
+        inputs: the data among the leaves of its arguments.
+
+    Attributes:
+        outputs: for each leaf of the result the handle, as long as anybody holds it; None if it is an argument.
+        missing: how many other calls must run before.
+        consumers: the calls that wait for this one.
+        is_done: whether it has run.
+    """
+
+    __slots__ = ("consumers", "inputs", "is_done", "missing", "outputs", "signature")
+
+    def __init__(self, signature: Signature, inputs: list[Any]) -> None:
+        self.signature, self.inputs = signature, inputs
+        self.outputs: list[weakref.ref[Handle] | None] = [None] * len(signature.out_avals)
+        self.missing = 0
+        self.consumers: list[Call] = []
+        self.is_done = False
+
+    def is_wanted(self, leaf: int) -> bool:
+        """Whether anybody holds a leaf of the result."""
+        output = self.outputs[leaf]
+        return output is not None and output() is not None
+
+    @property
+    def can_be_had(self) -> bool:
+        """Whether its whole result is there, or will be if somebody wants it."""
+        return not self.is_done or all(output is None or output() is not None for output in self.outputs)
+
+    def settle(self, leaf: int, stack: Stack, row: int = 0) -> None:
+        """Tell a handle where its array is."""
+        output = self.outputs[leaf]
+        handle = None if output is None else output()
+        if handle is not None:
+            handle.call, handle.stack, handle.row = None, stack, row if stack.num else 0
+
+
+class Handle(Value):
+    """A tensor whose numbers may not have been computed yet.
+
+    Args:
+        execution: who will compute them.
+        shape: its shape.
+        dtype: its dtype.
+        code: a number that stands for shape and dtype.
+
+    Attributes:
+        call: what computes it; None once it has been computed.
+        leaf: which leaf of the call's result it is.
+        stack: where it is; None until it has been computed.
+        row: in which row of the stack.
+    """
+
+    __slots__ = ("__weakref__", "call", "code", "dtype", "execution", "leaf", "row", "shape", "stack")
+
+    def __init__(self, execution: Batched, shape: tuple[int, ...], dtype: Any, code: int) -> None:
+        self.execution, self.shape, self.dtype, self.code = execution, shape, dtype, code
+        self.call: Call | None = None
+        self.leaf = self.row = 0
+        self.stack: Stack | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the numbers are there, so that reading them does not wait."""
+        return self.stack is not None and bool(self.stack.array.is_ready())
+
+    @property
+    def array(self) -> Any:
+        """The array; what it depends on is computed if that has not been done."""
+        stack = self.ready
+        return stack.array[self.row] if stack.num else stack.array
+
+    @property
+    def numbers(self) -> Any:
+        """The numbers, in numpy."""
+        import numpy as np
+
+        stack = self.ready
+        if self.shape == () and stack.num:
+            return stack.numbers[self.row]
+        return np.asarray(self.array)
+
+    @property
+    def ready(self) -> Stack:
+        """Where it is; what it depends on is computed if that has not been done."""
+        if self.stack is None:
+            self.execution.flush(self)
+        assert self.stack is not None
+        return self.stack

@@ -1,0 +1,209 @@
+"""Programs that run many calls at once: what is compiled for a segment, a chain or a total.
+
+A segment is a few kernels that follow each other, for many rows (calls) that do not depend on each other, perhaps with
+weighted totals over the rows at the end. It is one jitted function: rows are vectorised with `vmap`, in chunks that
+stay in the processor's cache, and totals are taken chunk by chunk, so that what each row contributes need never be in
+memory for all rows. A chain of updates, each of which takes up the result of the one before, is a `scan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+from psgdsim.sim.execution.signature import Signature
+
+Layout = Literal["shared", "row", "gather", "slot"]
+"""How rows find an input: all use one array; each its own row, in order; each some row of a stack; each some result of
+the chain that they belong to. The last two only in scans."""
+
+
+class Source(NamedTuple):
+    """Where a leaf of a kernel's arguments comes from.
+
+    Args:
+        step: the place in the segment of the kernel that computes it; -1 if it comes from outside.
+        leaf: which leaf of that kernel's result, or which input from outside.
+    """
+
+    step: int
+    leaf: int
+
+
+class Total(NamedTuple):
+    """A weighted total over rows.
+
+    Args:
+        addends: where each leaf of what is added comes from.
+        dtypes: of the total's leaves.
+    """
+
+    addends: tuple[Source, ...]
+    dtypes: tuple[Any, ...]
+
+
+class Segment(NamedTuple):
+    """What is compiled; two segments that are equal share what has been compiled.
+
+    Args:
+        signatures: the kernels, one after the other.
+        sources: for each, where the data among its arguments comes from.
+        layouts: of the inputs from outside.
+        live: what is wanted of each row.
+        totals: what is wanted of all rows together.
+        chunk: rows that are computed at once; 0 for a single row without an axis of rows.
+    """
+
+    signatures: tuple[Signature, ...]
+    sources: tuple[tuple[Source, ...], ...]
+    layouts: tuple[Layout, ...]
+    live: tuple[Source, ...]
+    totals: tuple[Total, ...]
+    chunk: int
+
+
+def compile_segment(segment: Segment) -> Callable[..., Any]:
+    """Return the jitted function of a segment.
+
+    Args:
+        segment: what to compile.
+
+    Returns:
+        `(consts, inputs, weights) -> (live leaves, totals)`: per kernel what it closes over; per input an array; per
+        total a weight for each row.
+    """
+    import jax
+
+    def function(consts: Any, inputs: Any, weights: Any) -> Any:
+        axes = [0 if layout == "row" else None for layout in segment.layouts]
+
+        def one(*inputs: Any) -> tuple[list[Any], list[list[Any]]]:
+            return _one_row(segment, consts, inputs)
+
+        if segment.chunk == 0:
+            return one(*inputs)[0], []
+        return _all_rows(segment, jax.vmap(one, axes) if 0 in axes else one, inputs, weights)
+
+    return jax.jit(function)
+
+
+def _one_row(segment: Segment, consts: Sequence[Any], inputs: Sequence[Any]) -> tuple[list[Any], list[list[Any]]]:
+    """Compute one row; return what is wanted of it and what it adds to each total."""
+    results: list[list[Any]] = []
+
+    def find(source: Source) -> Any:
+        return inputs[source.leaf] if source.step < 0 else results[source.step][source.leaf]
+
+    for signature, sources, closed_over in zip(segment.signatures, segment.sources, consts, strict=True):
+        results.append(signature.run(closed_over, [find(source) for source in sources]))
+    return [find(source) for source in segment.live], [[find(each) for each in t.addends] for t in segment.totals]
+
+
+def _all_rows(segment: Segment, rows: Callable[..., Any], inputs: Any, weights: Any) -> tuple[Any, Any]:
+    """Compute all rows, chunk by chunk."""
+    import jax
+    import jax.numpy as jnp
+
+    moving = [each for each, layout in zip(inputs, segment.layouts, strict=True) if layout == "row"]
+
+    def add_up(moving: Any, weights: Any) -> tuple[Any, Any]:
+        moves = iter(moving)
+        live, addends = rows(
+            *(next(moves) if layout == "row" else each for each, layout in zip(inputs, segment.layouts, strict=True))
+        )
+        totals = [
+            [weigh(weight, leaf, dtype) for leaf, dtype in zip(leaves, total.dtypes, strict=True)]
+            for weight, leaves, total in zip(weights, addends, segment.totals, strict=True)
+        ]
+        return live, totals
+
+    num = len(jax.tree.leaves((moving, weights))[0])
+    if num <= segment.chunk:
+        return add_up(moving, weights)
+
+    def step(totals: Any, chunk: Any) -> tuple[Any, Any]:
+        live, more = add_up(*chunk)
+        return jax.tree.map(jnp.add, totals, more), live
+
+    chunks = jax.tree.map(lambda x: x.reshape(num // segment.chunk, segment.chunk, *x.shape[1:]), (moving, weights))
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(add_up, *jax.tree.map(lambda x: x[0], chunks))[1])
+    totals, live = jax.lax.scan(step, zeros, chunks)
+    return jax.tree.map(lambda x: x.reshape(num, *x.shape[2:]), live), totals
+
+
+def weigh(weights: Any, rows: Any, dtype: Any) -> Any:
+    """Return the weighted sum over the first axis; a product with a vector is much quicker than a strided sum."""
+    flat = rows.reshape(rows.shape[0], -1).astype(dtype)
+    return (weights.astype(dtype) @ flat).reshape(rows.shape[1:])
+
+
+class Scan(NamedTuple):
+    """A chain of updates with what each needs; two that are equal share what has been compiled.
+
+    Args:
+        update: the kernel that goes along the chain.
+        signatures: the kernels of a row before it, one after the other.
+        sources: for each, and for the update at last, where its data comes from.
+        layouts: of the inputs from outside; `slot` for what is kept of the chain's own results.
+        slots: for each of these inputs the leaf of the results that it is.
+        kept: the leaves of the results that slots hold.
+        live: what is wanted of each row.
+    """
+
+    update: Signature
+    signatures: tuple[Signature, ...]
+    sources: tuple[tuple[Source, ...], ...]
+    layouts: tuple[Layout, ...]
+    slots: tuple[int, ...]
+    kept: tuple[int, ...]
+    live: tuple[Source, ...]
+
+
+def compile_scan(scan: Scan) -> Callable[..., Any]:
+    """Return the jitted function of a chain.
+
+    Args:
+        scan: what to compile.
+
+    Returns:
+        `(consts, carry, slots, inputs, reads, writes) -> (last result, slots, live leaves of all rows)`. `consts` as of
+        a segment, those of the update at last; in `carry` pairs of an array and a row of it or None; per leaf that is
+        kept an array of slots; in `inputs` an array, `(stack, indices)` for `gather`, None for `slot`; for each row the
+        slot that it reads, and the one that its result goes to.
+    """
+    import jax
+
+    def function(consts: Any, carry: Any, slots: Any, inputs: Any, reads: Any, writes: Any) -> Any:
+        carry = [array if row is None else array[row] for array, row in carry]
+        moving = [
+            each if layout == "row" else each[1]
+            for each, layout in zip(inputs, scan.layouts, strict=True)
+            if layout in ("row", "gather")
+        ]
+
+        def step(state: tuple[list[Any], list[Any]], row: Any) -> tuple[tuple[list[Any], list[Any]], list[Any]]:
+            (carry, slots), (read, write, moving) = state, row
+            moves, leaves = iter(moving), iter(scan.slots)
+            outside = []
+            for each, layout in zip(inputs, scan.layouts, strict=True):
+                if layout == "slot":
+                    outside.append(slots[scan.kept.index(next(leaves))][read])
+                elif layout == "gather":
+                    outside.append(each[0][next(moves)])
+                else:
+                    outside.append(next(moves) if layout == "row" else each)
+            results: list[list[Any]] = []
+
+            def find(source: Source) -> Any:
+                return outside[source.leaf] if source.step < 0 else results[source.step][source.leaf]
+
+            for signature, sources, closed_over in zip(scan.signatures, scan.sources[:-1], consts[:-1], strict=True):
+                results.append(signature.run(closed_over, [find(source) for source in sources]))
+            new = scan.update.run(consts[-1], [*carry, *[find(source) for source in scan.sources[-1]]])
+            slots = [each.at[write].set(new[leaf]) for each, leaf in zip(slots, scan.kept, strict=True)]
+            return (new, slots), [find(source) for source in scan.live]
+
+        (last, slots), live = jax.lax.scan(step, (carry, slots), (reads, writes, moving))
+        return last, slots, live
+
+    return jax.jit(function)

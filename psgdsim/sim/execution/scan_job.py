@@ -1,0 +1,211 @@
+"""One chain of updates, made ready and run."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from psgdsim.sim.execution.compiled import Compiled
+from psgdsim.sim.execution.draft import is_shared
+from psgdsim.sim.execution.handles import Call, Handle, Stack
+from psgdsim.sim.execution.rows import Layout, Scan, Source, compile_scan
+from psgdsim.sim.execution.scans import Row, Slots, Versions, allot, round_up
+
+Origin = dict[int, tuple[Stack, int]]
+"""Where a version is: for each leaf a stack and a row of it."""
+
+
+class ScanJob:
+    """A chain of updates.
+
+    Args:
+        rows: what each of them needs; nothing else holds on to them.
+        versions: what they read of the chain's own results.
+    """
+
+    def __init__(self, rows: list[Row], versions: Versions) -> None:
+        self._update = rows[0].update.signature
+        self._shape = rows[0].shape
+        self._updates = [row.update for row in rows]
+        self._calls = [row.calls for row in rows]
+        self._versions = versions
+        self._carry = [located(leaf) for leaf in rows[0].update.inputs[: self._update.num_carried]]
+        self._inputs: list[Any] = []
+        self._layouts: list[Layout] = []
+        dtypes = self._dtypes(len(rows[0].outside))
+        for place, dtype in enumerate(dtypes):
+            if place in versions.places:
+                array, layout = None, "slot"
+            else:
+                array, layout = along([row.outside[place] for row in rows], dtype)
+            self._inputs.append(array)
+            self._layouts.append(layout)  # type: ignore[arg-type]
+        self._before: list[Origin] = [
+            {leaf: (handles[0].ready, handles[0].row) for leaf, handles in version.items()}
+            for version in versions.before
+        ]
+        self._holders = [
+            [(leaf, weakref.ref(handle)) for leaf, handles in version.items() for handle in handles]
+            for version in versions.before
+        ]
+        self._release(rows)
+
+    def _dtypes(self, num: int) -> list[Any]:
+        """Return the dtype of each piece of data from outside."""
+        dtypes = [None] * num
+        data = [signature.dtypes for signature in self._shape.signatures]
+        data.append(self._update.dtypes[self._update.num_carried :])
+        for sources, each in zip(self._shape.sources, data, strict=True):
+            for source, dtype in zip(sources, each, strict=True):
+                if source.step < 0:
+                    dtypes[source.leaf] = dtype
+        return dtypes
+
+    def _release(self, rows: list[Row]) -> None:
+        """Let go of all handles: from now on a handle is alive only if somebody else wants it."""
+        for row in rows:
+            for call in (*row.calls, row.update):
+                call.inputs = []
+            row.outside.clear()
+        rows.clear()
+        self._versions.before.clear()
+
+    def run(self, compiled: Compiled) -> list[Call]:
+        """Run the chain and tell all handles where their arrays are; return the calls that have run."""
+        num, leaves = len(self._updates), self._kept_leaves()
+        slots, buffers = self._slots(leaves)
+        size = len(buffers[0]) if buffers else 1
+        live = tuple(
+            Source(step, leaf)
+            for step, signature in enumerate(self._shape.signatures)
+            for leaf in range(len(signature.out_avals))
+            if any(calls[step].is_wanted(leaf) for calls in self._calls)
+        )
+        signatures, sources, layouts = self._shape.signatures, self._shape.sources, tuple(self._layouts)
+        scan = Scan(self._update, signatures, sources, layouts, self._versions.leaves, tuple(leaves), live)
+        consts = [*(signature.consts for signature in signatures), self._update.consts]
+        reads = _indices(slots.reads or [0] * num)
+        writes = _indices([size - 1 if slot < 0 else slot for slot in slots.writes])
+        last, buffers, arrays = compiled.call(
+            scan, compile_scan, consts, self._carry, buffers, self._inputs, reads, writes
+        )
+        stacks = {leaf: Stack(buffer, size) for leaf, buffer in zip(leaves, buffers, strict=True)}
+        self._settle_updates(last, stacks, slots)
+        for source, array in zip(live, arrays, strict=True):
+            stack = Stack(array, num)
+            for row, calls in enumerate(self._calls):
+                calls[source.step].settle(source.leaf, stack, row)
+        return [*(call for calls in self._calls for call in calls), *self._updates]
+
+    def _slots(self, leaves: Sequence[int]) -> tuple[Slots, list[Any]]:
+        """Return which version is in which slot, and the slots as they are before the first row."""
+        num, num_before = len(self._updates), len(self._before)
+        kept = {i for i, update in enumerate(self._updates) if any(update.is_wanted(leaf) for leaf in leaves)}
+        kept |= {-1 - i for i, refs in enumerate(self._holders) if any(ref() is not None for _, ref in refs)}
+        kept.add(num - 1)
+        stacks = self._common_stacks(leaves)
+        if stacks is not None:
+            starts = [next(iter(origin.values()))[1] for origin in self._before]
+            slots = allot(self._versions.reads, num, num_before, kept, starts)
+            if slots.num < stacks[0].num:
+                return slots, [stack.array for stack in stacks]
+        slots = allot(self._versions.reads, num, num_before, kept, None)
+        return slots, self._load(leaves, round_up(slots.num + 1), slots.starts)
+
+    def _kept_leaves(self) -> list[int]:
+        """Return the leaves of the results that rows read, or that somebody wants of others than the last."""
+        wanted = {
+            leaf
+            for leaf in range(self._update.num_carried)
+            if any(update.is_wanted(leaf) for update in self._updates[:-1])
+        }
+        return sorted(wanted | set(self._versions.leaves))
+
+    def _common_stacks(self, leaves: Sequence[int]) -> list[Stack] | None:
+        """Return the stacks in which all versions from before are already, one for each leaf, with a row to spare."""
+        if not self._before or set(self._before[0]) != set(leaves):
+            return None
+        stacks = [self._before[0][leaf][0] for leaf in leaves]
+        size = stacks[0].num
+        for origin in self._before:
+            rows = {origin[leaf][1] for leaf in leaves}
+            if len(rows) > 1 or rows.pop() >= size - 1:
+                return None
+            if any(origin[leaf][0] is not stack for leaf, stack in zip(leaves, stacks, strict=True)):
+                return None
+        return stacks if size and all(stack.num == size for stack in stacks) else None
+
+    def _load(self, leaves: Sequence[int], size: int, starts: Sequence[int]) -> list[Any]:
+        """Return slots with the versions from before in them."""
+        import jax.numpy as jnp
+
+        buffers = []
+        for leaf in leaves:
+            aval = self._update.out_avals[leaf]
+            buffer = jnp.zeros((size, *aval.shape), aval.dtype)
+            by_stack: dict[int, tuple[Stack, list[int], list[int]]] = {}
+            for origin, slot in zip(self._before, starts, strict=True):
+                if leaf in origin:
+                    stack, row = origin[leaf]
+                    _, rows, places = by_stack.setdefault(id(stack), (stack, [], []))
+                    rows.append(row)
+                    places.append(slot)
+            for stack, rows, places in by_stack.values():
+                array = stack.array[_indices(rows)] if stack.num else stack.array
+                buffer = buffer.at[_indices(places)].set(array)
+            buffers.append(buffer)
+        return buffers
+
+    def _settle_updates(self, last: Sequence[Any], stacks: dict[int, Stack], slots: Slots) -> None:
+        """Tell the handles of the chain's results where these are, and those of versions from before, too.
+
+        The latter are now where the others are: old stacks need not be kept for them.
+        """
+        for update, slot in zip(self._updates, slots.writes, strict=True):
+            if slot >= 0:
+                for leaf, stack in stacks.items():
+                    update.settle(leaf, stack, slot)
+        for leaf, array in enumerate(last):
+            if leaf not in stacks:
+                self._updates[-1].settle(leaf, Stack(array))
+        for refs, slot in zip(self._holders, slots.starts, strict=True):
+            for leaf, ref in refs:
+                handle = ref()
+                if handle is not None:
+                    handle.stack, handle.row = stacks[leaf], slot
+
+
+def is_head(update: Call) -> bool:
+    """Whether what an update takes up has been computed."""
+    return not any(
+        type(leaf) is Handle and leaf.call is not None for leaf in update.inputs[: update.signature.num_carried]
+    )
+
+
+def located(leaf: Any) -> tuple[Any, Any]:
+    """Return the array that a leaf is in, and its row, None if it is all of it."""
+    import numpy as np
+
+    if type(leaf) is not Handle:
+        return leaf, None
+    return leaf.ready.array, np.int32(leaf.row) if leaf.ready.num else None
+
+
+def along(leaves: Sequence[Any], dtype: Any) -> tuple[Any, Layout]:
+    """Return what rows find their data in, and how."""
+    import numpy as np
+
+    first = leaves[0]
+    is_same = is_shared(leaves)
+    if type(first) is not Handle:
+        return np.asarray(first if is_same else leaves, dtype), "shared" if is_same else "row"
+    if is_same:
+        return first.array, "shared"
+    return (first.ready.array, _indices([leaf.row for leaf in leaves])), "gather"
+
+
+def _indices(numbers: Sequence[int]) -> Any:
+    import numpy as np
+
+    return np.asarray(numbers, np.int32)

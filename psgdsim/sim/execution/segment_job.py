@@ -1,0 +1,130 @@
+"""One segment, or one weighted sum of rows that were computed before, made ready and run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from psgdsim.sim.execution.compiled import Compiled
+from psgdsim.sim.execution.draft import Draft, is_shared
+from psgdsim.sim.execution.handles import Call, Handle, Stack
+from psgdsim.sim.execution.rows import Layout, Segment, Source, compile_segment, weigh
+
+CHUNK_NBYTES: Final = 8 << 20
+"""About so many bytes of results are computed at once, for they stay in the processor's cache."""
+
+SMALLEST_CHUNK: Final = 8
+"""Rows that are computed at once at least."""
+
+
+def run_segment(draft: Draft, compiled: Compiled) -> list[Call]:
+    """Run a segment, and tell all handles where their arrays are; return the calls that have run."""
+    signatures = tuple(step[0].signature for step in draft.steps)
+    size, chunk = _size(draft, compiled)
+    inputs, layouts = _inputs(draft, size, compiled)
+    weights = [_padded(each, size) for each in draft.weights]
+    draft.release()
+    live = tuple(
+        Source(step, leaf)
+        for step, calls in enumerate(draft.steps)
+        for leaf in range(len(signatures[step].out_avals))
+        if any(call.is_wanted(leaf) for call in calls)
+    )
+    segment = Segment(signatures, tuple(draft.sources), layouts, live, tuple(draft.totals), chunk)
+    consts = [signature.consts for signature in signatures]
+    arrays, totals = compiled.call(segment, compile_segment, consts, inputs, weights)
+    for source, array in zip(live, arrays, strict=True):
+        stack = Stack(array, size if chunk else 0)
+        for row, call in enumerate(draft.steps[source.step]):
+            call.settle(source.leaf, stack, row)
+    for call, leaves in zip(draft.total_calls, totals, strict=True):
+        for leaf, array in enumerate(leaves):
+            call.settle(leaf, Stack(array))
+    return [*(call for step in draft.steps for call in step), *draft.total_calls]
+
+
+def _size(draft: Draft, compiled: Compiled) -> tuple[int, int]:
+    """Return how many rows are computed, some perhaps for nothing, and how many of them at once; 0 for one alone."""
+    if all(is_shared(leaves) for leaves in draft.outside):
+        return 1, 0
+    fits = max(1, CHUNK_NBYTES // max(1, draft.row_nbytes))
+    chunk = max(SMALLEST_CHUNK, 1 << (fits.bit_length() - 1))
+    size = compiled.longer(draft.steps[0][0].signature, draft.num)
+    return (size if size <= chunk else -(-size // chunk) * chunk), chunk
+
+
+def _inputs(draft: Draft, size: int, compiled: Compiled) -> tuple[list[Any], tuple[Layout, ...]]:
+    """Return an array for each piece of data from outside, and how rows find theirs in it."""
+    inputs: list[Any] = []
+    layouts: list[Layout] = []
+    to_take: dict[bytes, tuple[Any, list[int]]] = {}
+    for place, (leaves, dtype) in enumerate(zip(draft.outside, draft.dtypes, strict=True)):
+        first, is_same = leaves[0], is_shared(leaves)
+        layouts.append("shared" if is_same else "row")
+        if type(first) is not Handle:
+            inputs.append(np.asarray(first if is_same else _filled_up(leaves, size), dtype))
+            continue
+        stack = first.ready
+        inputs.append(stack.array)
+        if stack.num:
+            rows = [leaf.row for leaf in leaves]
+            if is_same:
+                index = np.asarray(first.row, np.int32)
+            elif stack.num == size and rows == list(range(size)):
+                continue
+            else:
+                index = np.asarray(_filled_up(rows, size), np.int32)
+            to_take.setdefault(index.tobytes(), (index, []))[1].append(place)
+    for index, places in to_take.values():
+        for place, array in zip(places, _take([inputs[place] for place in places], index, compiled), strict=True):
+            inputs[place] = array
+    return inputs, tuple(layouts)
+
+
+def _filled_up(items: Sequence[Any], size: int) -> list[Any]:
+    return [*items, *[items[-1]] * (size - len(items))]
+
+
+def _padded(weights: Sequence[float], size: int) -> Any:
+    padded = np.zeros(size, np.float32)
+    padded[: len(weights)] = weights
+    return padded
+
+
+def _take(arrays: list[Any], index: Any, compiled: Compiled) -> list[Any]:
+    """Return rows of some arrays."""
+
+    def compiler(_: str) -> Callable[..., Any]:
+        import jax
+
+        return jax.jit(lambda arrays, index: [array[index] for array in arrays])
+
+    return compiled.call("take", compiler, arrays, index)  # type: ignore[no-any-return]
+
+
+def run_total(call: Call, compiled: Compiled) -> None:
+    """Take a weighted sum of rows that were computed before."""
+    num = call.signature.num_addends
+    weights = [leaf.array if type(leaf) is Handle else leaf for leaf in call.inputs[:num]]
+    leaves = call.inputs[num:]
+    width = len(leaves) // num
+    for leaf, aval in enumerate(call.signature.out_avals):
+        by_stack: dict[int, tuple[Stack, Any]] = {}
+        for weight, addend in zip(weights, leaves[leaf::width], strict=True):
+            stack = addend.ready
+            _, of_rows = by_stack.setdefault(id(stack), (stack, np.zeros(stack.num or 1, np.float32)))
+            of_rows[addend.row] += weight
+        parts = [_weighed(of_rows, stack, aval.dtype, compiled) for stack, of_rows in by_stack.values()]
+        call.settle(leaf, Stack(sum(parts[1:], start=parts[0])))
+
+
+def _weighed(weights: Any, stack: Stack, dtype: Any, compiled: Compiled) -> Any:
+    def compiler(_: tuple[str, Any]) -> Callable[..., Any]:
+        import jax
+
+        return jax.jit(lambda weights, rows: weigh(weights, rows, dtype))
+
+    rows = stack.array if stack.num else stack.array[None]
+    return compiled.call(("weigh", str(dtype)), compiler, weights, rows)

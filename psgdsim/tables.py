@@ -1,0 +1,55 @@
+"""Tables as CSV text, and back as columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def read_table(path: Path) -> dict[str, np.ndarray]:
+    """Read a CSV file with a header to columns.
+
+    Args:
+        path: the file.
+
+    Returns:
+        name -> column: integers where all cells are, else floats with NaN for empty cells, else text.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file))
+    return {name: _column([row[i] for row in rows]) for i, name in enumerate(header)}
+
+
+def _column(cells: Sequence[str]) -> np.ndarray:
+    import numpy as np
+
+    try:
+        return np.asarray([int(cell) for cell in cells])
+    except ValueError:
+        pass
+    try:
+        return np.asarray([float(cell) if cell else math.nan for cell in cells])
+    except ValueError:
+        return np.asarray(cells)
+
+
+def table_text(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    """Return rows as CSV: the given columns first, then whatever else the rows have; empty where a row has nothing."""
+    names = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
+    return plain_text(names, ([row.get(name) for name in names] for row in rows))
+
+
+def plain_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows that have all columns, in their order, as CSV; empty where a cell is None."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()

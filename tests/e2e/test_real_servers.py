@@ -1,0 +1,115 @@
+"""Real runs with a server: what holds whatever the order of messages, and processes that die or freeze."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+import psgdsim
+from psgdsim.errors import RankFailed
+from psgdsim.real import step_ends
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+
+SMALL = {
+    "name": "servers",
+    "seed": 3,
+    "world_size": 3,
+    "model": {"kind": "softmax_regression"},
+    "data": {"kind": "digits"},
+    "batch_size": 16,
+    "optimizer": {"kind": "sgd", "learning_rate": 0.1},
+    "topology": {"kind": "star", "bandwidth": None, "latency": "0 s"},
+    "max_steps": 20,
+    "evaluate": {"every": "5 steps"},
+}
+
+
+def run(tmp_path, sync, on_peer_loss="fail", kind="parameter_server", check=True, parameters=None, **changes):
+    strategy = {"kind": kind, "sync": sync, "on_peer_loss": on_peer_loss, **(parameters or {})}
+    scenario = {**SMALL, "strategy": strategy, "plugins": ["dying_server"], **changes}
+    return psgdsim.run(scenario, mode="real", out=tmp_path / "run", check=check)
+
+
+def rows_of(result, rank):
+    return {name: column[result.steps["rank"] == rank] for name, column in result.steps.items()}
+
+
+def log_of(result):
+    return (result.folder / "log.txt").read_text(encoding="utf-8")
+
+
+def test_an_asynchronous_run_counts_its_updates(tmp_path):
+    result = run(tmp_path, "async")
+    assert list(rows_of(result, 3)["version"]) == list(range(3, 61, 3))
+    workers = result.steps["rank"] < 3
+    assert sorted(result.steps["version"][workers]) == list(range(1, 61))
+    for rank in range(3):
+        rows = rows_of(result, rank)
+        assert list(rows["step"]) == list(range(1, len(rows["step"]) + 1))
+        assert np.all(np.diff(rows["version"]) > 0)
+        assert np.all(rows["staleness"][1:] == np.diff(rows["version"]) - 1)
+    assert list(result.evals["step"]) == [5, 10, 15, 20]
+    server = rows_of(result, 3)
+    ends = dict(zip(server["step"], server["time"], strict=True))
+    assert [ends[step] for step in result.evals["step"]] == pytest.approx(result.evals["time"], abs=0.05)
+    assert result.summary["final"]["test_accuracy"] > 0.5
+    assert result.summary["staleness"]["mean"] == pytest.approx(2, abs=0.5)
+    assert len(result.summary["bytes"]["sent"]) == 4
+
+
+def test_models_beyond_what_is_kept_are_evaluated_at_once(tmp_path):
+    steps = step_ends.MAX_SNAPSHOTS + 6
+    result = run(tmp_path, "async", max_steps=steps, evaluate={"every": "1 step"})
+    assert list(result.evals["step"]) == list(range(1, steps + 1))
+    assert np.all(np.diff(result.evals["time"]) >= 0)
+    losses = result.evals["train_loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_a_target_ends_an_asynchronous_run(tmp_path):
+    result = run(tmp_path, "async", max_steps=400, target_accuracy=0.7)
+    accuracies = result.evals["test_accuracy"]
+    assert accuracies[-1] >= 0.7 > max([0.0, *accuracies[:-1]])
+    assert result.summary["steps"] == result.evals["step"][-1] < 400
+
+
+def test_time_ends_an_asynchronous_run(tmp_path):
+    result = run(tmp_path, "async", max_steps=10**9, max_time="300 ms", evaluate={"every": None})
+    times = rows_of(result, 3)["time"]
+    assert times[-1] >= 0.3
+    assert len(times) == 1 or times[-2] < 0.3
+    assert list(result.evals["step"]) == [result.summary["steps"]]
+
+
+@pytest.mark.parametrize("sync", ["bsp", "async"])
+@pytest.mark.parametrize(("stop", "timeout"), [("SIGKILL", "10 s"), ("SIGSTOP", "2 s")])
+def test_the_run_goes_on_without_a_worker_that_is_lost(sync, stop, timeout, tmp_path):
+    result = run(
+        tmp_path,
+        sync,
+        "drop",
+        kind="dying_parameter_server",
+        parameters={"stop": stop},
+        real={"heartbeat_timeout": timeout},
+    )
+    assert (result.summary["status"], result.summary["steps"]) == ("completed", 20)
+    assert "rank 1 is lost: " in log_of(result)
+    assert len(rows_of(result, 1)["step"]) == 0
+    assert list(rows_of(result, 3)["step"]) == list(range(1, 21))
+    assert list(result.evals["step"]) == [5, 10, 15, 20]
+
+
+@pytest.mark.parametrize("sync", ["bsp", "async"])
+def test_a_run_that_cannot_do_without_ends_with_the_worker(sync, tmp_path):
+    result = run(tmp_path, sync, kind="dying_parameter_server", check=False)
+    assert isinstance(result.error, RankFailed)
+    assert re.match(r"rank 1: training.*: its process was killed by signal 9 \(SIGKILL\)", str(result.error))
+
+
+def test_a_run_ends_with_its_server(tmp_path):
+    result = run(tmp_path, "async", "drop", kind="dying_parameter_server", parameters={"who": "server"}, check=False)
+    assert isinstance(result.error, RankFailed)
+    assert re.match(r"rank 3 \(server\): training.*: its process was killed by signal 9", str(result.error))

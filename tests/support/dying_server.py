@@ -1,0 +1,51 @@
+"""A plugin: the parameter server with a worker, rank 1, that a signal stops in its second step in real mode."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from typing import Literal
+
+from psgdsim.real.mesh import TRAINING
+from psgdsim.strategies import parameter_server, register_strategy
+
+
+@register_strategy("dying_parameter_server")
+def dying_parameter_server(
+    sync: Literal["bsp", "async"] = "bsp",
+    on_peer_loss: Literal["fail", "drop"] = "fail",
+    who: Literal["worker", "server"] = "worker",
+    stop: Literal["SIGKILL", "SIGSTOP"] = "SIGKILL",
+):
+    """Stop one process in its second step.
+
+    Args:
+        sync: as in `parameter_server`.
+        on_peer_loss: likewise.
+        who: rank 1, or the server.
+        stop: by which signal.
+    """
+    strategy = parameter_server(sync, on_peer_loss)
+
+    async def worker(node, task):
+        if who == "worker" and node.rank == 1:
+            stop_in_step_2(node)
+        await strategy.worker(node, task)
+
+    async def server(node, task):
+        if who == "server":
+            stop_in_step_2(node)
+        await strategy.server(node, task)
+
+    def stop_in_step_2(node):
+        record = node.record
+
+        def record_or_stop(**values):
+            if node._phase == TRAINING and node.log.step == 2:
+                os.kill(os.getpid(), getattr(signal, stop))
+            record(**values)
+
+        node.record = record_or_stop
+
+    return dataclasses.replace(strategy, worker=worker, server=server)
