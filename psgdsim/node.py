@@ -31,8 +31,8 @@ class Kernel:
         kind: what its time is charged as. The simulator takes the time of a `gradient` from the scenario's compute
             model; an `update` or `codec` kernel takes none.
         rows: given the function's arguments, how many rows of data it works on; the compute time is proportional.
-        is_mapped: whether its arguments are lists of one length, and its result lists of that length, too, whose elements
-            depend on the elements of the arguments at the same place alone.
+        is_mapped: whether its arguments are lists of one length, and its result lists of that length, too, whose
+            elements depend on the elements of the arguments at the same place alone.
         is_weighted_sum: whether it is `(weights, trees) -> tree`, the sum of weight times tree; then a simulation that
             need not agree with real mode bit for bit may add in another order.
     """

@@ -18,7 +18,7 @@ from psgdsim.real.frames import Frame, Sending, pack
 from psgdsim.real.jobs import Jobs, gather
 from psgdsim.real.mesh import TRAINING, Mesh
 from psgdsim.real.step_ends import StepEnds
-from psgdsim.task import Schedule
+from psgdsim.schedule import Schedule
 from psgdsim.topologies.base import Multicast
 from psgdsim.trace import Activity, RankLog
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from psgdsim.task import Schedule
+from psgdsim.schedule import Schedule
 
 if TYPE_CHECKING:
     from psgdsim.real.node import RealNode

@@ -13,8 +13,9 @@ from psgdsim.scenario.calibration import Clock, resolve_compute
 from psgdsim.scenario.changes import Change
 from psgdsim.scenario.faults import Fault
 from psgdsim.scenario.schema import Scenario
+from psgdsim.schedule import Schedule
 from psgdsim.strategies.base import Strategy
-from psgdsim.task import Schedule, Task
+from psgdsim.task import Task
 from psgdsim.topologies.base import TopologyPart
 from psgdsim.trace import MAX_EVENTS, Level, RankLog
 

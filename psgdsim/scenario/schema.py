@@ -188,8 +188,8 @@ class Scenario(_Section):
     evaluate: Evaluation = Field(default=Evaluation(), description="when the model is evaluated")
     execution: Literal["exact", "batched"] = Field(
         default="batched",
-        description="how simulation computes values: batched, many ranks' at once, equal to real mode but for rounding; "
-        "exact, by the very calls of real mode, so that values agree bit for bit",
+        description="how simulation computes values: batched, many ranks' at once, as real mode does but for rounding; "
+        "exact, by the very calls of real mode, bit for bit",
     )
     trace: Level | None = Field(
         default=None, description="what is kept of all that happens; null for full up to 64 ranks, steps beyond"

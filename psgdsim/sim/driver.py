@@ -96,9 +96,7 @@ class Simulation:
             program.cancel()
         self.notes.end_all()
         digests = Digests()
-        reports = [
-            node.log.report(numbers, digests.of(node.models), len(node.mailbox.unread)) for node in self.nodes
-        ]
+        reports = [node.log.report(numbers, digests.of(node.models), len(node.mailbox.unread)) for node in self.nodes]
         return Outcome(
             time=max(node.log.rows[-1]["time"] if node.log.rows else 0.0 for node in self.nodes),
             reports=reports,

@@ -22,8 +22,8 @@ from psgdsim.errors import StrategyError
 from psgdsim.node import Kernel
 from psgdsim.real import relay, worker
 from psgdsim.real.mesh import TRAINING
+from psgdsim.schedule import Schedule
 from psgdsim.strategies.base import Strategy
-from psgdsim.task import Schedule
 from psgdsim.trace import RankLog
 
 PAYLOAD = np.arange(50_000, dtype=np.float32)

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from psgdsim.real.control import Heartbeat
 from psgdsim.real.coordinator import Conductor
 from psgdsim.real.seats import Signalled
+from psgdsim.schedule import Schedule
 from psgdsim.strategies.base import Strategy
-from psgdsim.task import Schedule
 
 
 def conductor(progress=None):

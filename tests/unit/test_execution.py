@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from psgdsim import scenario
+from psgdsim.compilation import compile_clock
 from psgdsim.scenario.experiment import build
+from psgdsim.sim import execution
 from psgdsim.sim.driver import run_sim
 from psgdsim.trace import Outcome
 
@@ -33,7 +35,7 @@ CODECS: dict[str, dict[str, Any]] = {
 }
 
 
-def outcome(execution: str, **changes: Any) -> Outcome:
+def outcome(kind: str, **changes: Any) -> Outcome:
     """Run a small scenario."""
     base = {
         "name": "execution",
@@ -47,7 +49,7 @@ def outcome(execution: str, **changes: Any) -> Outcome:
         "compute": {"kind": "exponential", "mean": "1 ms"},
         "evaluate": {"every": "5 steps"},
     }
-    found = run_sim(build(scenario.from_dict({**base, "execution": execution, **changes})))
+    found = run_sim(build(scenario.from_dict({**base, "execution": kind, **changes})))
     if found.error is not None:
         raise found.error
     return found
@@ -84,6 +86,25 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("strategy", "codec"), PAIRS)
-def test_batched_execution_agrees_with_exact_execution(strategy: str, codec: str) -> None:
+def test_batched_execution_agrees_with_exact_execution(
+    strategy: str, codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "NUM_ALONE", 0)
     changes = {"strategy": STRATEGIES[strategy], "codec": CODECS[codec]}
     same_but_for_rounding(outcome("exact", **changes), outcome("batched", **changes))
+
+
+def test_a_short_run_makes_its_calls_one_by_one_with_the_same_result() -> None:
+    changes = {"strategy": STRATEGIES["parameter_server_async"]}
+    same_but_for_rounding(outcome("exact", **changes), outcome("batched", **changes))
+
+
+def test_a_synchronous_round_compiles_once_however_many_rounds_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "NUM_ALONE", 0)
+    monkeypatch.setattr(execution, "MIN_GRADIENTS", 16)
+    clock, counts = compile_clock(), []
+    for steps in (16, 48):
+        before = clock.num_programs
+        outcome("batched", strategy=STRATEGIES["parameter_server"], max_steps=steps, evaluate={"every": None})
+        counts.append(clock.num_programs - before)
+    assert counts[1] <= counts[0]

@@ -20,7 +20,7 @@ from psgdsim.real.node import RealNode
 from psgdsim.real.relay import Relay
 from psgdsim.real.step_ends import Together
 from psgdsim.real.transport import Listener, connect
-from psgdsim.task import Schedule
+from psgdsim.schedule import Schedule
 
 DOUBLE = Kernel("double", lambda x: 2 * x, "gradient")
 CODE = Kernel("code", lambda x: -x, "codec")

@@ -9,7 +9,7 @@ import pytest
 
 from psgdsim.real import step_ends
 from psgdsim.real.step_ends import Album, Alone, Snapshot, Together
-from psgdsim.task import Schedule
+from psgdsim.schedule import Schedule
 
 
 class Node:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from psgdsim.node import Kernel
+
+NUM_ALONE: Final = 1000
+"""So many calls of a batched run are made one by one: compiling for batches pays in longer runs only."""
+
+MIN_GRADIENTS: Final = 64
+"""So many gradients are put off at most, or four per rank if that is more."""
 
 
 class Execution(Protocol):
@@ -27,4 +33,4 @@ def make(kind: str, num_ranks: int) -> Execution:
         return Exact()
     from psgdsim.sim.execution.batched import Batched
 
-    return Batched(max(64, 4 * num_ranks))
+    return Batched(max(MIN_GRADIENTS, 4 * num_ranks), NUM_ALONE)

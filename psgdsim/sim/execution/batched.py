@@ -31,16 +31,17 @@ class Batched:
 
     Args:
         max_gradients: how many gradients are put off at most.
+        num_alone: so many calls run one by one first.
     """
 
-    def __init__(self, max_gradients: int) -> None:
+    def __init__(self, max_gradients: int, num_alone: int = 0) -> None:
         self._max_gradients = max_gradients
         self._num_gradients = 0
         self._pending: list[Call] = []
         self._signatures: dict[Any, Signature | None] = {}
         self._plain: dict[Any, tuple[int, ...]] = {}
         self._kernels: list[Kernel] = []  # all that were ever used: their ids must stay theirs
-        self._runner = Runner()
+        self._runner = Runner(num_alone)
 
     # --- noting calls down ------------------------------------------------------------------------------------
 
@@ -60,7 +61,7 @@ class Batched:
             return self.wrap(kernel.function(*unwrap(arguments)))
         data = leaves if len(signature.dynamic) == len(leaves) else [leaves[i] for i in signature.dynamic]
         if signature.is_view:
-            return signature.out_tree.unflatten([data[place] for place in signature.forwards])
+            return signature.out_tree.unflatten([data[place] for place in signature.forwards if place is not None])
         memory = signature.memory
         call = memory.recall(data) if memory.is_worth_it else None
         if call is not None:

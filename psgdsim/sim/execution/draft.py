@@ -15,6 +15,7 @@ class Draft:
 
     Args:
         calls: they are ready, and `alike`.
+        is_alone: whether nothing else is taken in.
 
     Attributes:
         num: how many rows there are.
@@ -27,7 +28,7 @@ class Draft:
         weights: for each, the weight of each row.
     """
 
-    def __init__(self, calls: list[Call]) -> None:
+    def __init__(self, calls: list[Call], *, is_alone: bool = False) -> None:
         self.num = len(calls)
         self.steps: list[list[Call]] = []
         self.sources: list[tuple[Source, ...]] = []
@@ -39,7 +40,8 @@ class Draft:
         self._place: dict[Call, tuple[int, int]] = {}
         self._known: dict[tuple[int, ...], int] = {}
         self._append(calls)
-        self._grow()
+        if not is_alone:
+            self._grow()
 
     @property
     def row_nbytes(self) -> int:

@@ -35,12 +35,16 @@ Ready = dict[Signature, list[Call]]
 class Runner:
     """Run calls, and keep what was compiled for them.
 
+    Args:
+        num_alone: so many calls run one by one first: a short run is over before compiling for batches would pay.
+
     Attributes:
-        compiled: that.
+        compiled: what was compiled.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_alone: int) -> None:
         self.compiled = Compiled()
+        self._num_alone = num_alone
 
     def run(self, calls: Sequence[Call]) -> None:
         """Run calls and all that they wait for, which must be among them.
@@ -48,10 +52,22 @@ class Runner:
         Args:
             calls: in the order in which they were made.
         """
+        if self._num_alone > 0:
+            self._num_alone -= len(calls)
+            for call in calls:
+                self._run_alone(call)
+            return
         ready, chains = _linked(calls), _chains(calls)
         while ready:
             done = self._run_chain(chains) or self._run_rows(_pop_next(ready), ready)
             _release(done, ready)
+
+    def _run_alone(self, call: Call) -> None:
+        if call.signature.num_addends:
+            run_total(call, self.compiled)
+        else:
+            run_segment(Draft([call], is_alone=True), self.compiled)
+        call.is_done, call.inputs = True, []
 
     def _run_chain(self, chains: dict[Signature, deque[Call]]) -> list[Call]:
         """Run updates that form a chain, as far as they can run now; return what has run."""
