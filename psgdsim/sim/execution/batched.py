@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from psgdsim.node import Kernel
 from psgdsim.sim.execution.handles import Call, Handle, Stack
+from psgdsim.sim.execution.memory import key_of
 from psgdsim.sim.execution.signature import Signature, total, trace
 from psgdsim.sim.execution.waves import Runner
 from psgdsim.sim.values import code_of, unwrap
@@ -63,15 +64,17 @@ class Batched:
         if signature.is_view:
             return signature.out_tree.unflatten([data[place] for place in signature.forwards if place is not None])
         memory = signature.memory
-        call = memory.recall(data) if memory.is_worth_it else None
-        if call is not None:
-            return signature.out_tree.unflatten(self._results(call, data))
-        call = Call(signature, data)
-        outputs = self._results(call, data)
-        if memory.is_worth_it:
-            memory.remember(data, call)
-        self._put_off(call)
-        return signature.out_tree.unflatten(outputs)
+        if not memory.is_worth_it:
+            call = self._put_off(Call(signature, data))
+        else:
+            key = key_of(data)
+            known = memory.recall(key, data)
+            call = self._put_off(Call(signature, data)) if known is None else known
+            if known is None:
+                memory.remember(key, data, call)
+        results = signature.out_tree.unflatten(self._results(call, data))
+        self._run_if_many()
+        return results
 
     def wrap(self, tree: Any) -> Any:
         """Return a pytree with every array replaced by a handle."""
@@ -100,9 +103,12 @@ class Batched:
             results.append(handle)
         return results
 
-    def _put_off(self, call: Call) -> None:
+    def _put_off(self, call: Call) -> Call:
         self._pending.append(call)
         self._num_gradients += call.signature.kernel.kind == "gradient"
+        return call
+
+    def _run_if_many(self) -> None:
         if self._num_gradients >= self._max_gradients or len(self._pending) >= MAX_PENDING:
             self._run_older()
 

@@ -17,6 +17,8 @@ PATIENCE: Final = 256
 PLAIN: Final = (int, float, np.generic)
 """What is compared by value; all else by identity."""
 
+Key = tuple[Any, ...]
+
 
 class Memory:
     """Results of the calls of one kernel, by their arguments.
@@ -26,7 +28,7 @@ class Memory:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Any, ...], tuple[list[Any], Call]] = {}
+        self._known: dict[Key, tuple[list[Any], Call]] = {}
         self._num_missed = 0
 
     @property
@@ -34,13 +36,14 @@ class Memory:
         """Whether calls repeat, as far as is known."""
         return self._num_missed < PATIENCE
 
-    def recall(self, data: Sequence[Any]) -> Call | None:
+    def recall(self, key: Key, data: Sequence[Any]) -> Call | None:
         """Return a call with the same data whose result can still be had, or None.
 
         Args:
+            key: of the data (see `key_of`).
             data: the data of the call.
         """
-        known = self._known.get(_key(data))
+        known = self._known.get(key)
         if known is None:
             return None
         refs, call = known
@@ -49,10 +52,10 @@ class Memory:
         self._num_missed = -1 << 60
         return call
 
-    def remember(self, data: Sequence[Any], call: Call) -> None:
+    def remember(self, key: Key, data: Sequence[Any], call: Call) -> None:
         """Keep a call in mind."""
         self._num_missed += 1
-        self._known[_key(data)] = [weakref.ref(leaf) for leaf in _objects(data)], call
+        self._known[key] = [weakref.ref(leaf) for leaf in _objects(data)], call
 
     def tidy(self) -> None:
         """Forget what nobody can ask for any more."""
@@ -63,7 +66,8 @@ class Memory:
                 del self._known[key]
 
 
-def _key(data: Sequence[Any]) -> tuple[Any, ...]:
+def key_of(data: Sequence[Any]) -> Key:
+    """Return what two calls with the same data have in common; others may have it, too, once some data is gone."""
     return tuple([leaf if isinstance(leaf, PLAIN) else id(leaf) for leaf in data])
 
 
