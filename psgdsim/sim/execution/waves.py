@@ -52,7 +52,7 @@ class Runner:
         Args:
             calls: in the order in which they were made.
         """
-        if self._num_alone > 0:
+        if len(calls) <= self._num_alone:
             self._num_alone -= len(calls)
             for call in calls:
                 self._run_alone(call)
