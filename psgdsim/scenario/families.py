@@ -17,6 +17,7 @@ from psgdsim.scenario import change_kinds  # noqa: F401 - registers the built-in
 from psgdsim.scenario.changes import changes
 from psgdsim.scenario.faults import faults
 from psgdsim.strategies.base import strategies
+from psgdsim.strategies.delay_compensation import delay_compensations
 from psgdsim.topologies.base import topologies
 
 FAMILIES: Final[dict[str, Family]] = {
@@ -24,6 +25,7 @@ FAMILIES: Final[dict[str, Family]] = {
     "datasets": datasets,
     "partitions": partitions,
     "strategies": strategies,
+    "delay_compensations": delay_compensations,
     "codecs": codecs,
     "optimizers": optimizers,
     "schedules": schedules,

@@ -75,9 +75,7 @@ class SimNode(Node):
         if not (self.processor.is_idle and self._is_free(kernel)):
             self.log.enter(activity)
             try:
-                done = self.processor.run(lambda begin: self._duration(kernel, arguments, result, begin))
-                if done is not None:
-                    await wait(done)
+                await self.processor.run(lambda begin: self._duration(kernel, arguments, result, begin))
             finally:
                 self.log.leave(activity)
         self.log.add_event(activity, kernel.name, start)

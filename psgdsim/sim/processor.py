@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import simpy
 
+from psgdsim.sim.coroutines import wait
+
 
 class Processor:
     """Run computations in the order in which they come.
@@ -28,20 +30,28 @@ class Processor:
         """Whether nothing is being computed."""
         return self._done is None
 
-    def run(self, seconds: Callable[[float], float]) -> simpy.Event | None:
-        """Compute for a while.
+    async def run(self, seconds: Callable[[float], float]) -> None:
+        """Compute for a while; if this is cancelled, the computation is given up and the next begins.
 
         Args:
             seconds: when the computation begins [s] -> how long it takes at full speed [s].
-
-        Returns:
-            An event that fires when it has ended; None if it has ended already, for it takes no time.
         """
         done = self._env.event()
         if self._done is not None:
             self._queue.append((seconds, done))
-            return done
-        return done if self._begin(seconds, done) else None
+        elif not self._begin(seconds, done):
+            return
+        try:
+            await wait(done)
+        except GeneratorExit:
+            self._give_up(done)
+            raise
+
+    def _give_up(self, done: simpy.Event) -> None:
+        if self._done is done:
+            self._next()
+        else:
+            self._queue = deque(entry for entry in self._queue if entry[1] is not done)
 
     def _begin(self, seconds: Callable[[float], float], done: simpy.Event) -> bool:
         """Begin a computation; return False if it takes no time."""
@@ -61,6 +71,10 @@ class Processor:
         if timer is not self._timer or self._done is None:
             return
         self._done.succeed()
+        self._next()
+
+    def _next(self) -> None:
+        """Go on with what has waited longest."""
         self._done = self._timer = None
         while self._queue and self._done is None:
             seconds, done = self._queue.popleft()

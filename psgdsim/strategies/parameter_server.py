@@ -3,235 +3,168 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Coroutine
-from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal
 
-from psgdsim.data.order import split_rows
+from pydantic import Field
+
+from psgdsim.codecs.base import Codec
 from psgdsim.errors import PeerLost
-from psgdsim.node import Message, Node
+from psgdsim.node import Node
 from psgdsim.strategies.base import Strategy, register_strategy
+from psgdsim.strategies.delay_compensation import DelayCompensation
+from psgdsim.strategies.server_base import Rule, Server
+from psgdsim.strategies.server_calls import BoundedServer, RestartingServer
+from psgdsim.strategies.server_workers import BoundedWorker, RestartedWorker, work
 from psgdsim.task import Task
 
-Sync = Literal["bsp", "async"]
+Sync = Literal[
+    "bsp",
+    "async",
+    "backup",
+    "k_sync",
+    "k_batch_sync",
+    "k_async",
+    "k_batch_async",
+    "staleness_aware",
+    "ssp",
+]
 OnPeerLoss = Literal["fail", "drop"]
 
-PUSH: Final = "push"
-"""The tag of all that a worker sends: the version of its parameters and a coded gradient, or None to ask for the model.
+RESTARTING: Final = ("backup", "k_sync", "k_batch_sync")
+"""All workers begin anew after every update."""
 
-The answer to a gradient is tagged with that version: a worker that has crashed and come back must not take an answer
-for its own that was meant for the one it has been.
-"""
+USERS: Final[dict[str, tuple[str, ...]]] = {
+    "k": ("k_sync", "k_batch_sync", "k_async", "k_batch_async", "staleness_aware"),
+    "backup": ("backup",),
+    "staleness_bound": ("ssp",),
+    "cached_reads": ("ssp",),
+    "delay_compensation": ("async", "k_async", "k_batch_async", "staleness_aware"),
+}
+"""The values of `sync` that each setting goes with."""
+
+REQUIRED: Final = {
+    "k": "how many gradients make an update",
+    "backup": "how many workers nobody waits for",
+    "staleness_bound": "how many gradients a worker may be ahead of the slowest",
+}
+"""What the settings are that must be there with those; without one, `staleness_aware` updates with each gradient."""
 
 
 @register_strategy("parameter_server")
-def parameter_server(sync: Sync = "bsp", on_peer_loss: OnPeerLoss = "fail") -> Strategy:
+def parameter_server(
+    sync: Sync = "bsp",
+    on_peer_loss: OnPeerLoss = "fail",
+    *,
+    k: Annotated[int, Field(ge=1)] | None = None,
+    backup: Annotated[int, Field(ge=0)] | None = None,
+    staleness_bound: Annotated[int, Field(ge=0)] | None = None,
+    cached_reads: bool = False,
+    delay_compensation: DelayCompensation | None = None,
+) -> Strategy:
     """Keep the model on a server, to which all workers push gradients and from which they pull parameters.
 
-    bsp: in each step the server waits for all, w <- w - eta * sum_i (rows_i / rows) g_i(w), and answers all of them.
-    Per step and worker, one coded gradient goes up and m bytes of parameters come down; with the codec `identity`
-    2 N m in all. The parameters are those of `all_reduce`, and those of plain SGD with one worker.
-    Source: Li et al., OSDI 2014; Zinkevich et al., NIPS 2010.
+    With N workers, m bytes of parameters, w <- w - eta * mean of K gradients, and `tau`, how many updates the server
+    has made between a gradient's reading w and its being used:
 
-    async: the server applies each gradient as it comes, w <- w - eta * g_i(w_read), and answers its worker alone, which
-    goes on at once. The bytes per gradient are the same, and each worker pulls the first parameters. The staleness of a
-    gradient, `tau`, is how many updates the server has made since its worker read w; its mean is N - 1 however fast
-    each worker is. A step is N updates.
-    Source: Dean et al., NIPS 2012 (Downpour SGD); Lian et al., NIPS 2015.
+    - bsp: in each step the server waits for all, w <- w - eta * sum_i (rows_i / rows) g_i(w), and answers all of them.
+      Per step and worker, one coded gradient goes up and m bytes of parameters come down; with the codec `identity`
+      2 N m in all. The parameters are those of `all_reduce`, and those of plain SGD with one worker.
+      Source: Li et al., OSDI 2014; Zinkevich et al., NIPS 2010.
+    - async: the server applies each gradient as it comes, w <- w - eta * g_i(w_read), and answers its worker alone,
+      which goes on at once. Per update one gradient up and m down; each worker pulls the first parameters. The mean of
+      tau is N - 1 however fast each worker is. Source: Dean et al., NIPS 2012 (Downpour SGD); Lian et al., NIPS 2015.
+    - k_sync: K = `k` gradients of different workers at the present w; then all begin anew from the new w, and what the
+      others compute is given up. Per update N m down, and K gradients up with those that come too late, which are
+      dropped. tau is 0.
+    - k_batch_sync: the same with any K gradients: a worker goes on at the same w, with other rows, until there are K.
+    - k_async: K gradients of different workers, however old: these wait for the new w, the others go on. Per update K m
+      down and K gradients up. The mean of tau is N / K - 1.
+    - k_batch_async: any K gradients; a worker reads w as soon as it has pushed, and never waits for others. The bytes
+      are those of `k_async`; the mean of tau is (N - 1) / K.
+      Source of these four: Dutta et al., AISTATS 2018.
+    - backup: `k_sync` with K = N - `backup`. Source: Chen et al., ICLR workshop 2016.
+    - staleness_aware: `k_batch_async` where a gradient with tau > 1 counts for 1 / tau; `k: 1` if not given. That is
+      n-softsync with n = N / K. Source: Zhang et al., IJCAI 2016.
+    - ssp: each gradient is applied as it comes, and a worker that has pushed c begins the next one only if
+      c - min c <= `staleness_bound`; 0 takes the time of bsp, a large one is async. Per gradient one up and m down.
+      Source: Ho et al., NIPS 2013.
 
-    The optimizer and its memory are on the server. `w` is sent as it is, in a message of its own to each worker.
+    The optimizer and its memory are on the server. `w` is sent as it is, in a message of its own to each worker. But
+    for bsp the server leads: its steps are as many updates as use N gradients, so K updates of N in N steps. Workers
+    have a row for each gradient that was used; the server counts those that came too late in `dropped`.
+
+    Note:
+        Over TCP a computation cannot be stopped: a worker that is to begin anew does so when it is through, and
+        what it has found is dropped. `staleness_aware` makes the gradient smaller, not the learning rate: the same
+        for `sgd`, but not for an optimizer that scales gradients.
 
     Args:
-        sync: `bsp`, the server waits for a gradient of each worker; `async`, for none.
+        sync: when the server updates the model, and who waits for that.
         on_peer_loss: `fail`, a worker that is lost ends the run; `drop`, the run goes on with those that are left, and
             with one that has come back as soon as it has asked for the model. With bsp the mean is then over the
             gradients that there are, and the server alone decides when to end, as with async: each worker pulls the
             first parameters, computes one gradient more, and is told to end when it pushes that.
+        k: how many gradients make an update, 1 to N; only with the k_ modes and `staleness_aware`.
+        backup: how many workers nobody waits for, fewer than N; only with `backup`.
+        staleness_bound: how many gradients a worker may have pushed more than the slowest when it begins another; only
+            with `ssp`.
+        cached_reads: a worker goes on with its copy of w and its own updates as long as these may be missing no more
+            than the bound allows, and pulls only then: fewer bytes down, but what it reads is older. The copy is
+            updated with an optimizer's memory of the worker's own; only with `ssp`.
+        delay_compensation: how a stale gradient is corrected, null for not at all; only with `async`, `k_async`,
+            `k_batch_async` and `staleness_aware`.
     """
-    is_led = sync == "async" or on_peer_loss == "drop"
+    settings = {"k": k, "backup": backup, "staleness_bound": staleness_bound, "delay_compensation": delay_compensation}
+    _check_settings(sync, {**settings, "cached_reads": cached_reads or None})
+    is_led = sync != "bsp" or on_peer_loss == "drop"
     tolerated = (PeerLost,) if on_peer_loss == "drop" else ()
+
+    def check(world_size: int, _codec: Codec) -> None:
+        if k is not None and k > world_size:
+            raise ValueError(f"k: expected at most world_size ({world_size}); got {k}")
+        if backup is not None and backup >= world_size:
+            raise ValueError(f"backup: expected fewer than world_size ({world_size}); got {backup}")
 
     async def worker(node: Node, task: Task) -> None:
         with contextlib.suppress(*tolerated):  # without the server there is nothing left to do
-            await _work(node, task, is_led=is_led)
+            if sync in RESTARTING:
+                await RestartedWorker(node, task, tolerated, is_greedy=sync == "k_batch_sync").run()
+            elif sync == "ssp":
+                await BoundedWorker(node, task, tolerated, bound=staleness_bound if cached_reads else None).run()
+            else:
+                await work(node, task, is_led=is_led)
 
     async def server(node: Node, task: Task) -> None:
-        rule = _Rule() if sync == "bsp" else _Rule(num_gradients=1, is_waiting=False)
-        await _Server(node, task, rule, tolerated).run(is_led=is_led)
+        rule = _rule(sync, k if backup is None else node.world_size - backup, delay_compensation)
+        program = Server(node, task, rule, tolerated)
+        if sync in RESTARTING:
+            program = RestartingServer(node, task, rule, tolerated)
+        elif staleness_bound is not None:
+            program = BoundedServer(node, task, rule, tolerated, bound=staleness_bound)
+        await program.run(is_led=is_led)
 
-    return Strategy(worker, server=server, num_servers=1, is_lock_step=not is_led, survives_loss=bool(tolerated))
-
-
-# --- the worker ---------------------------------------------------------------------------------------------------
-
-
-async def _work(node: Node, task: Task, *, is_led: bool) -> None:
-    """Compute gradients, each at the parameters of the server's last answer."""
-    [server] = node.servers
-    blocks = task.blocks(node.world_size)
-    if is_led:
-        await node.send(server, None, tag=PUSH)
-        answer = (await node.recv(server, tag=_answer_tag(None))).payload
-    else:
-        answer = (await node.compute(task.init, 0, None)).params, 0, 0
-    if answer is None:
-        return
-    params, version, _ = answer
-    encoder = await node.compute(task.init_codec, params)
-    for step in itertools.count(1):
-        losses, gradients = await node.compute(task.gradients, [params], [blocks.ids(step, node.rank)])
-        gradient, encoder = await node.compute(task.encode, gradients[0], encoder, node.rank, step)
-        await node.send(server, (version, gradient), tag=PUSH)
-        answer = (await node.recv(server, tag=_answer_tag(version))).payload
-        if answer is None:
-            return
-        params, version, staleness = answer
-        node.record(loss=losses[0], staleness=staleness, version=version)
-        if is_led:
-            node.end_step(step)
-        elif not await node.checkpoint(step, [params]):
-            return
+    return Strategy(worker, check, server=server, num_servers=1, is_lock_step=not is_led, survives_loss=bool(tolerated))
 
 
-def _answer_tag(version: int | None) -> str:
-    return "pull" if version is None else f"pull {version}"
+def _rule(sync: Sync, num: int | None, compensation: DelayCompensation | None) -> Rule:
+    """Return the rule of a mode in which so many gradients, one if None, make an update."""
+    if sync == "bsp":
+        return Rule()
+    return Rule(
+        num_gradients=num or 1,
+        is_waiting=False,
+        is_distinct=sync not in ("k_batch_sync", "k_batch_async", "staleness_aware"),
+        is_discounted=sync == "staleness_aware",
+        compensation=compensation,
+    )
 
 
-# --- the server ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """When the server updates the model.
-
-    Args:
-        num_gradients: how many gradients it waits for, each of another worker; None for those of all that are there.
-        is_waiting: whether it goes on only when it has answered.
-    """
-
-    num_gradients: int | None = None
-    is_waiting: bool = True
-
-    def is_enough(self, num: int) -> bool:
-        """Whether so many gradients are as many as it waits for at most."""
-        return self.num_gradients is not None and num >= self.num_gradients
-
-    def num_updates(self, world_size: int) -> int:
-        """Return how many updates use as many rows as one step of all workers."""
-        return 1 if self.num_gradients is None else world_size // self.num_gradients
-
-
-class _Push(NamedTuple):
-    """A gradient, and the version of the parameters at which it was computed."""
-
-    worker: int
-    version: int
-    gradient: Any
-
-
-class _Server:
-    """The program of the server.
-
-    Args:
-        node: its node.
-        task: what is trained.
-        rule: when it updates the model.
-        tolerated: the errors that do not end the run.
-    """
-
-    def __init__(self, node: Node, task: Task, rule: _Rule, tolerated: tuple[type[PeerLost], ...]) -> None:
-        self._node, self._task, self._rule, self._tolerated = node, task, rule, tolerated
-        self._rows = split_rows(task.global_rows, node.world_size)
-        self._version = 0
-        self._owing = set(range(node.world_size))  # who has had an answer and not pushed since
-        self._gone: set[int] = set()
-
-    async def run(self, *, is_led: bool) -> None:
-        """Update the model as long as the run goes on, then tell the workers if nobody else does."""
-        self._state = await self._node.compute(self._task.init, 0, None)
-        self._fresh = await self._node.compute(self._task.init_codec, self._state.params)
-        self._decoders = dict.fromkeys(range(self._node.world_size), self._fresh)
-        for step in itertools.count(1):
-            staleness: list[int] = []
-            for _ in range(self._rule.num_updates(self._node.world_size)):
-                pushes = await self._collect()
-                staleness += [self._version - push.version for push in pushes]
-                await self._update(pushes, step)
-            if not self._rule.is_waiting:
-                self._node.record(staleness=sum(staleness) / len(staleness))
-            self._node.record(version=self._version)
-            if not await self._node.checkpoint(step, [self._state.params]):
-                break
-        while is_led and self._owing:
-            message = await self._receive()
-            if isinstance(message, Message):
-                self._owing.discard(message.src)
-                await self._send(message.src, None if message.payload is None else message.payload[0], None)
-
-    async def _collect(self) -> list[_Push]:
-        """Return the gradients for one update, in the order of the workers."""
-        pushes: dict[int, _Push] = {}
-        while not pushes or (self._owing and not self._rule.is_enough(len(pushes))):
-            message = await self._receive()
-            if isinstance(message, PeerLost):
-                if len(self._gone) == self._node.world_size:
-                    raise message
-            elif message.payload is None:
-                self._welcome(message.src)
-            else:
-                pushes[message.src] = await self._decode(message)
-        return [pushes[worker] for worker in sorted(pushes)]
-
-    async def _decode(self, message: Message) -> _Push:
-        worker, (version, payload) = message.src, message.payload
-        self._owing.discard(worker)
-        decoder, like = self._decoders[worker], self._state.params
-        gradient, self._decoders[worker] = await self._node.compute(self._task.decode, payload, decoder, like)
-        return _Push(worker, version, gradient)
-
-    async def _update(self, pushes: list[_Push], step: int) -> None:
-        """Apply the mean of gradients, and answer those who sent them."""
-        gradient = pushes[0].gradient
-        if len(pushes) > 1:
-            rows = sum(self._rows[push.worker] for push in pushes)
-            shares = [self._rows[push.worker] / rows for push in pushes]
-            gradient = await self._node.compute(self._task.weighted_sum, shares, [push.gradient for push in pushes])
-        state = self._state
-        if self._task.optimizer.schedule is not None:
-            state = state._replace(step=step - 1)  # schedules count steps, of which each may be many updates
-        self._state = await self._node.compute(self._task.apply, state, gradient)
-        before, self._version = self._version, self._version + 1
-        there = [push for push in pushes if push.worker not in self._gone]
-        answers = [self._answer(push.worker, push.version, before - push.version) for push in there]
-        if self._rule.is_waiting:
-            await self._node.gather(*answers)
-        else:
-            for answer in answers:
-                self._node.spawn(answer)
-
-    def _answer(self, worker: int, version: int | None, staleness: int) -> Coroutine[Any, Any, None]:
-        """Return what sends the model, as it is now, to a worker that has sent a gradient or asked for the model."""
-        self._owing.add(worker)
-        return self._send(worker, version, (self._state.params, self._version, staleness))
-
-    async def _send(self, worker: int, version: int | None, answer: Any) -> None:
-        with contextlib.suppress(*self._tolerated):  # whoever receives is told of it, too
-            await self._node.send(worker, answer, tag=_answer_tag(version))
-
-    # --- workers come and go --------------------------------------------------------------------------------------
-
-    async def _receive(self) -> Message | PeerLost:
-        """Return what comes next: a message, or the loss of a worker without which the run goes on."""
-        try:
-            return await self._node.recv(tag=PUSH)
-        except self._tolerated as lost:
-            self._gone.add(lost.peer)
-            self._owing.discard(lost.peer)
-            return lost
-
-    def _welcome(self, worker: int) -> None:
-        """Answer a worker that begins, whether or not it was there before."""
-        self._gone.discard(worker)
-        self._decoders[worker] = self._fresh
-        self._node.spawn(self._answer(worker, None, 0))
+def _check_settings(sync: Sync, settings: dict[str, object]) -> None:
+    """Raise `ValueError` if a setting is missing or would be ignored."""
+    for name, value in settings.items():
+        users = USERS[name]
+        if value is not None and sync not in users:
+            named = " or ".join([", ".join(map(repr, users[:-1])), repr(users[-1])]) if users[1:] else repr(users[0])
+            raise ValueError(f"{name}: only with sync {named}; got sync {sync!r}")
+        if value is None and sync in users and name in REQUIRED and sync != "staleness_aware":
+            raise ValueError(f"{name}: required with sync {sync!r}: {REQUIRED[name]}")

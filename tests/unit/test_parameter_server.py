@@ -38,7 +38,7 @@ def rows_of(result, rank):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"sync": "asynch"}, "strategy.sync: expected one of bsp, async; got 'asynch'"),
+        ({"sync": "asynch"}, "strategy.sync: expected one of bsp, async, .*ssp; got 'asynch'; did you mean 'async'"),
         ({"on_peer_loss": "ignore"}, "strategy.on_peer_loss: expected one of fail, drop; got 'ignore'"),
     ],
 )

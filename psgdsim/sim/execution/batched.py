@@ -23,6 +23,9 @@ from psgdsim.sim.values import code_of, unwrap
 MAX_PENDING: Final = 100_000
 """Calls that are put off at most, whatever they are."""
 
+PATIENCE: Final = 8
+"""So often a gradient is passed over because what uses it has not been noted down."""
+
 FEW_ADDENDS: Final = 4
 """A weighted sum of so many trees is a kernel like any other; of more, it is a product of weights and rows."""
 
@@ -141,14 +144,13 @@ class Batched:
 
     # --- running ----------------------------------------------------------------------------------------------
 
-    def flush(self, handle: Handle | None = None) -> None:
-        """Run all calls that were put off, or those that a handle depends on."""
-        if handle is None or handle.call is None:
-            calls, self._pending = self._pending, []
-        else:
-            needed = _ancestors(handle.call)
-            calls = [call for call in self._pending if call in needed]
-            self._pending = [call for call in self._pending if call not in needed]
+    def flush(self, handle: Handle) -> None:
+        """Run all calls that a handle depends on."""
+        assert handle.call is not None
+        needed = _ancestors(handle.call)
+        calls = [call for call in self._pending if call in needed]
+        self._pending = [call for call in self._pending if call not in needed]
+        self._num_gradients -= sum(call.signature.kernel.kind == "gradient" for call in calls)
         self._run(calls)
 
     def _run_older(self) -> None:
@@ -156,13 +158,18 @@ class Batched:
         place = _cut(self._pending)
         older, later = self._pending[:place], self._pending[place:]
         used, wanted = _producers(older), _producers(later)
-        # What only later calls add up or apply can run along with them then.
-        waits = {call for call in older if call.signature.kernel.kind == "gradient" and call in wanted - used}
-        self._pending = [*(call for call in older if call in waits), *later]
-        self._run([call for call in older if call not in waits])
+        run, waiting = [], []
+        for call in older:
+            if call in used or call.signature.kernel.kind != "gradient" or call.num_passed == PATIENCE:
+                run.append(call)
+            elif call in wanted or call.is_held:  # whoever adds it up or applies it will run along with it
+                call.num_passed += 1
+                waiting.append(call)
+        self._pending = [*waiting, *later]
+        self._num_gradients = sum(call.signature.kernel.kind == "gradient" for call in self._pending)
+        self._run(run)
 
     def _run(self, calls: list[Call]) -> None:
-        self._num_gradients -= sum(call.signature.kernel.kind == "gradient" for call in calls)
         self._runner.run(calls)
         for signature in self._signatures.values():
             if signature is not None:

@@ -46,9 +46,10 @@ class Call:
         missing: how many other calls must run before.
         consumers: the calls that wait for this one.
         is_done: whether it has run.
+        num_passed: how often others ran and it did not.
     """
 
-    __slots__ = ("consumers", "inputs", "is_done", "missing", "outputs", "signature")
+    __slots__ = ("consumers", "inputs", "is_done", "missing", "num_passed", "outputs", "signature")
 
     def __init__(self, signature: Signature, inputs: list[Any]) -> None:
         self.signature, self.inputs = signature, inputs
@@ -56,11 +57,17 @@ class Call:
         self.missing = 0
         self.consumers: list[Call] = []
         self.is_done = False
+        self.num_passed = 0
 
     def is_wanted(self, leaf: int) -> bool:
         """Whether anybody holds a leaf of the result."""
         output = self.outputs[leaf]
         return output is not None and output() is not None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether anybody holds any leaf of the result."""
+        return any(output is not None and output() is not None for output in self.outputs)
 
     @property
     def can_be_had(self) -> bool:

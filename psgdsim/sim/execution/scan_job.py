@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from psgdsim.sim.execution.compiled import Compiled
@@ -74,7 +74,7 @@ class ScanJob:
     def run(self, compiled: Compiled) -> list[Call]:
         """Run the chain and tell all handles where their arrays are; return the calls that have run."""
         num, leaves = len(self._updates), self._kept_leaves()
-        slots, buffers = self._slots(leaves)
+        slots, buffers = self._slots(leaves, compiled)
         size = len(buffers[0]) if buffers else 1
         live = tuple(
             Source(step, leaf)
@@ -98,7 +98,7 @@ class ScanJob:
                 calls[source.step].settle(source.leaf, stack, row)
         return [*(call for calls in self._calls for call in calls), *self._updates]
 
-    def _slots(self, leaves: Sequence[int]) -> tuple[Slots, list[Any]]:
+    def _slots(self, leaves: Sequence[int], compiled: Compiled) -> tuple[Slots, list[Any]]:
         """Return which version is in which slot, and the slots as they are before the first row."""
         num, num_before = len(self._updates), len(self._before)
         kept = {i for i, update in enumerate(self._updates) if any(update.is_wanted(leaf) for leaf in leaves)}
@@ -111,7 +111,7 @@ class ScanJob:
             if slots.num < stacks[0].num:
                 return slots, [stack.array for stack in stacks]
         slots = allot(self._versions.reads, num, num_before, kept, None)
-        return slots, self._load(leaves, round_up(slots.num + 1), slots.starts)
+        return slots, self._load(leaves, round_up(slots.num + 1), slots.starts, compiled)
 
     def _kept_leaves(self) -> list[int]:
         """Return the leaves of the results that rows read, or that somebody wants of others than the last."""
@@ -136,24 +136,24 @@ class ScanJob:
                 return None
         return stacks if size and all(stack.num == size for stack in stacks) else None
 
-    def _load(self, leaves: Sequence[int], size: int, starts: Sequence[int]) -> list[Any]:
+    def _load(self, leaves: Sequence[int], size: int, starts: Sequence[int], compiled: Compiled) -> list[Any]:
         """Return slots with the versions from before in them."""
-        import jax.numpy as jnp
+        import numpy as np
 
         buffers = []
         for leaf in leaves:
             aval = self._update.out_avals[leaf]
-            buffer = jnp.zeros((size, *aval.shape), aval.dtype)
-            by_stack: dict[int, tuple[Stack, list[int], list[int]]] = {}
+            buffer: Any = np.zeros((size, *aval.shape), aval.dtype)
+            by_stack: dict[int, tuple[Stack, Any, Any]] = {}
             for origin, slot in zip(self._before, starts, strict=True):
                 if leaf in origin:
                     stack, row = origin[leaf]
-                    _, rows, places = by_stack.setdefault(id(stack), (stack, [], []))
-                    rows.append(row)
-                    places.append(slot)
-            for stack, rows, places in by_stack.values():
-                array = stack.array[_indices(rows)] if stack.num else stack.array
-                buffer = buffer.at[_indices(places)].set(array)
+                    new = stack, np.zeros(size, np.int32), np.zeros(size, bool)
+                    _, rows, is_there = by_stack.setdefault(id(stack), new)
+                    rows[slot], is_there[slot] = row, True
+            for stack, rows, is_there in by_stack.values():
+                array = stack.array if stack.num else stack.array[None]
+                buffer = compiled.call("put", _compile_put, buffer, array, rows, is_there)
             buffers.append(buffer)
         return buffers
 
@@ -203,6 +203,16 @@ def along(leaves: Sequence[Any], dtype: Any) -> tuple[Any, Layout]:
     if is_same:
         return first.array, "shared"
     return (first.ready.array, _indices([leaf.row for leaf in leaves])), "gather"
+
+
+def _compile_put(_: str) -> Callable[..., Any]:
+    import jax
+    import jax.numpy as jnp
+
+    def put(buffer: Any, array: Any, rows: Any, is_there: Any) -> Any:
+        return jnp.where(is_there.reshape(-1, *[1] * (buffer.ndim - 1)), array[rows], buffer)
+
+    return jax.jit(put)
 
 
 def _indices(numbers: Sequence[int]) -> Any:

@@ -56,6 +56,7 @@ class Runner:
             self._num_alone -= len(calls)
             for call in calls:
                 self._run_alone(call)
+                call.is_done, call.inputs = True, []
             return
         ready, chains = _linked(calls), _chains(calls)
         while ready:
@@ -67,7 +68,6 @@ class Runner:
             run_total(call, self.compiled)
         else:
             run_segment(Draft([call], is_alone=True), self.compiled)
-        call.is_done, call.inputs = True, []
 
     def _run_chain(self, chains: dict[Signature, deque[Call]]) -> list[Call]:
         """Run updates that form a chain, as far as they can run now; return what has run."""
@@ -77,10 +77,17 @@ class Runner:
             if not updates or not is_head(updates[0]):
                 continue
             rows = follow(updates[0], MAX_STEPS)
-            rows = rows[: self.compiled.shorter(signature, len(rows))] if len(rows) > 1 else []
-            versions = versions_of(rows) if rows else None
+            if not rows:
+                continue
+            rows = rows[: self.compiled.shorter(signature, len(rows))]
+            versions = versions_of(rows) if len(rows) > 1 else None
             if versions is not None:
                 return ScanJob(rows, versions).run(self.compiled)
+            # What else is ready had better wait for its own place in the chain.
+            done = [*rows[0].calls, rows[0].update]
+            for call in done:
+                self._run_alone(call)
+            return done
         return []
 
     def _run_rows(self, calls: list[Call], ready: Ready) -> list[Call]:

@@ -1,0 +1,149 @@
+"""How ranks add up what each of them has: every one sends to all others, or along one of the collectives."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from psgdsim import collectives
+from psgdsim.codecs.base import Codec
+from psgdsim.node import Node
+from psgdsim.task import Task
+
+Algorithm = Literal[
+    "broadcast",
+    "ring",
+    "recursive_doubling",
+    "halving_doubling",
+    "tree",
+    "pipelined_tree",
+    "hierarchical",
+    "leaders",
+]
+
+Sum = Callable[..., Coroutine[Any, Any, Any]]
+"""`(node, vector, tag=)` -> the sum over all ranks."""
+
+Adder = Callable[[Any, int], Coroutine[Any, Any, Any]]
+"""`(part, step)` -> the sum of the parts of all ranks, the same bits on each."""
+
+_SUMS: Final[dict[str, Sum]] = {
+    "ring": collectives.ring_all_reduce,
+    "recursive_doubling": collectives.recursive_doubling_all_reduce,
+    "halving_doubling": collectives.halving_doubling_all_reduce,
+    "tree": collectives.tree_all_reduce,
+    "pipelined_tree": collectives.pipelined_tree_all_reduce,
+    "hierarchical": collectives.hierarchical_all_reduce,
+    "leaders": collectives.leader_all_reduce,
+}
+_GROUPED: Final = ("hierarchical", "leaders")
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A way to add up a pytree over all workers, coded by the task's codec.
+
+    Args:
+        algorithm: as in the strategy `all_reduce`.
+        group_size: ranks per group, for the algorithms that have groups.
+        segments: into how many segments `pipelined_tree` cuts each half; its own default if None.
+    """
+
+    algorithm: Algorithm
+    group_size: int | None = None
+    segments: int | None = None
+
+    def check(self, world_size: int, codec: Codec) -> None:
+        """Accept the settings for so many workers and this codec.
+
+        Raises:
+            ValueError: the codec's payloads cannot be added, or a setting is missing, does not fit, or would be
+                ignored.
+        """
+        if self.algorithm != "broadcast" and not codec.is_summable:
+            raise ValueError(
+                "algorithm: expected algorithm 'broadcast' with a codec whose payloads cannot be added without "
+                f"decoding them, or codec 'identity'; got algorithm {self.algorithm!r}"
+            )
+        _check_settings(self.algorithm, world_size, self.group_size, self.segments)
+
+    async def start(
+        self, node: Node, task: Task, like: Any, *, name: str = "gradient", senders: list[int] | None = None
+    ) -> Adder:
+        """Make what adds, with a codec's memory of its own.
+
+        Args:
+            node: this rank.
+            task: whose codec is used.
+            like: a pytree of values with the shapes of what is added.
+            name: what the messages are called.
+            senders: the workers that have a part, ascending; all if None. Only `broadcast` spares the others a
+                message: elsewhere their parts are added, too.
+        """
+        encoder = await node.compute(task.init_codec, like)
+        if self.algorithm == "broadcast":
+            return _Broadcast(node, task, name, senders or list(range(node.world_size)), encoder)
+        settings = {"group_size": self.group_size, "segments": self.segments}
+        given = {key: value for key, value in settings.items() if value is not None}
+        total = functools.partial(_SUMS[self.algorithm], **given) if given else _SUMS[self.algorithm]
+        return _Sum(node, task, name, total, encoder)
+
+
+def _check_settings(algorithm: str, world_size: int, group_size: int | None, segments: int | None) -> None:
+    """Raise `ValueError` if a setting is missing, does not fit, or would be ignored."""
+    if algorithm in _GROUPED and group_size is None:
+        raise ValueError(f"group_size: required with algorithm {algorithm!r}: how many ranks are in a group")
+    if algorithm not in _GROUPED and group_size is not None:
+        raise ValueError(
+            f"group_size: only algorithms {' and '.join(_GROUPED)} have groups; got algorithm {algorithm!r}"
+        )
+    if group_size is not None and group_size > world_size:
+        raise ValueError(f"group_size: expected at most world_size ({world_size}); got {group_size}")
+    if algorithm == "hierarchical" and group_size is not None and world_size % group_size:
+        divisors = [size for size in range(1, world_size + 1) if world_size % size == 0]
+        below, above = max(d for d in divisors if d < group_size), min(d for d in divisors if d > group_size)
+        raise ValueError(
+            f"group_size: expected a divisor of world_size ({world_size}), such as {below} or {above}; got {group_size}"
+        )
+    if algorithm != "pipelined_tree" and segments is not None:
+        raise ValueError(f"segments: only algorithm 'pipelined_tree' has segments; got algorithm {algorithm!r}")
+
+
+class _Broadcast:
+    """Every sender sends its part to all others; all add the parts up in the order of the ranks."""
+
+    def __init__(self, node: Node, task: Task, name: str, senders: list[int], encoder: Any) -> None:
+        self._node, self._task, self._name, self._senders = node, task, name, senders
+        self._encoder = encoder
+        self._decoders = dict.fromkeys(senders, encoder)
+
+    async def __call__(self, part: Any, step: int) -> Any:
+        node, task, payload = self._node, self._task, None
+        if node.rank in self._senders:
+            payload, self._encoder = await node.compute(task.encode, part, self._encoder, node.rank, step)
+        tag = f"{self._name} {step}"
+        payloads = await collectives.all_gather(node, payload, tag=tag, senders=self._senders)
+        parts = []
+        for rank, coded in zip(self._senders, payloads, strict=True):
+            update, self._decoders[rank] = await node.compute(task.decode, coded, self._decoders[rank], part)
+            parts.append(update)
+        return await node.compute(task.weighted_sum, [1.0] * len(parts), parts)
+
+
+class _Sum:
+    """Payloads are added on the way by one of the collectives; the sum is decoded once."""
+
+    def __init__(self, node: Node, task: Task, name: str, total: Sum, encoder: Any) -> None:
+        self._node, self._task, self._name, self._total = node, task, name, total
+        self._encoder = self._decoder = encoder
+
+    async def __call__(self, part: Any, step: int) -> Any:
+        node, task = self._node, self._task
+        payload, self._encoder = await node.compute(task.encode, part, self._encoder, node.rank, step)
+        vector = await node.compute(collectives.RAVEL, payload)
+        total = await node.collective(self._total, vector, tag=f"{self._name} {step}")
+        payload = await node.compute(collectives.UNRAVEL, total, payload)
+        update, self._decoder = await node.compute(task.decode, payload, self._decoder, part)
+        return update

@@ -1,0 +1,215 @@
+"""The server of `parameter_server`: it collects gradients, updates the model and answers those who sent them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from psgdsim.data.order import split_rows
+from psgdsim.errors import PeerLost
+from psgdsim.node import Message, Node
+from psgdsim.strategies.delay_compensation import DelayCompensation
+from psgdsim.task import Task
+
+PUSH: Final = "push"
+"""The tag of all that a worker sends: the version of its parameters and a coded gradient, or None to ask for the model.
+
+The answer to a gradient is tagged with that version: a worker that has crashed and come back must not take an answer
+for its own that was meant for the one it has been.
+"""
+
+Outcome = tuple[int, int]
+"""The version that a gradient has made, and how stale it was."""
+
+
+def answer_tag(version: int | None) -> str:
+    """Return the tag of the answer to a gradient computed at a version, or to the question for the model (None)."""
+    return "pull" if version is None else f"pull {version}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When the server updates the model, and with what.
+
+    Args:
+        num_gradients: how many gradients it waits for; None for those of all workers that are there.
+        is_waiting: whether it goes on only when it has answered.
+        is_distinct: whether each of the gradients must be another worker's; if not, workers are answered at once.
+        is_discounted: whether a gradient that is tau > 1 updates old counts for 1 / tau.
+        compensation: how a stale gradient is corrected, or None if it is not.
+    """
+
+    num_gradients: int | None = None
+    is_waiting: bool = True
+    is_distinct: bool = True
+    is_discounted: bool = False
+    compensation: DelayCompensation | None = None
+
+    def is_enough(self, num: int) -> bool:
+        """Whether so many gradients are as many as it waits for at most."""
+        return self.num_gradients is not None and num >= self.num_gradients
+
+    def num_updates(self, step: int, world_size: int) -> int:
+        """Return how many updates a step has, so that all up to it use the rows of as many steps of all workers."""
+        if self.num_gradients is None:
+            return 1
+        before, after = (-(-steps * world_size // self.num_gradients) for steps in (step - 1, step))
+        return after - before
+
+
+class Push(NamedTuple):
+    """A gradient, and the version of the parameters at which it was computed."""
+
+    worker: int
+    version: int
+    gradient: Any
+
+
+class Server:
+    """The program of the server.
+
+    Args:
+        node: its node.
+        task: what is trained.
+        rule: when it updates the model.
+        tolerated: the errors that do not end the run.
+    """
+
+    def __init__(self, node: Node, task: Task, rule: Rule, tolerated: tuple[type[PeerLost], ...]) -> None:
+        self._node, self._task, self._rule, self._tolerated = node, task, rule, tolerated
+        self._rows = split_rows(task.global_rows, node.world_size)
+        self._version = 0
+        self._owing = set(range(node.world_size))  # who has had an answer and not pushed since
+        self._gone: set[int] = set()
+        self._read: dict[int, Any] = {}  # these three only for delay compensation
+        self._memories: dict[int, Any] = {}
+        self._blank: Any = None
+
+    async def run(self, *, is_led: bool) -> None:
+        """Update the model as long as the run goes on, then tell the workers if nobody else does."""
+        self._state = await self._node.compute(self._task.init, 0, None)
+        self._fresh = await self._node.compute(self._task.init_codec, self._state.params)
+        self._decoders = dict.fromkeys(range(self._node.world_size), self._fresh)
+        if self._rule.compensation is not None:
+            self._blank = await self._node.compute(self._rule.compensation.start, self._state.params)
+        for step in itertools.count(1):
+            staleness: list[int] = []
+            for _ in range(self._rule.num_updates(step, self._node.world_size)):
+                staleness += await self._update(step)
+            if not self._rule.is_waiting:
+                self._node.record(staleness=sum(staleness) / len(staleness))
+            self._node.record(version=self._version)
+            if not await self._node.checkpoint(step, [self._state.params]):
+                break
+        if is_led:
+            await self._dismiss()
+
+    async def _update(self, step: int) -> list[int]:
+        """Update the model once; return how stale the gradients were."""
+        pushes = await self._collect()
+        staleness = [self._version - push.version for push in pushes]
+        await self._apply(pushes, step)
+        # Unless all must be distinct, everybody but the last has been answered.
+        due = [push for push in pushes[0 if self._rule.is_distinct else -1 :] if push.worker not in self._gone]
+        answers = [self._answer(push.worker, push.version, self._version - 1 - push.version) for push in due]
+        if self._rule.is_waiting:
+            await self._node.gather(*answers)
+        else:
+            for answer in answers:
+                self._node.spawn(answer)
+        return staleness
+
+    async def _dismiss(self) -> None:
+        """Tell each worker to end when it has pushed once more."""
+        while self._owing:
+            message = await self._receive()
+            if isinstance(message, Message):
+                self._owing.discard(message.src)
+                await self._send(message.src, None if message.payload is None else message.payload[0], None)
+
+    # --- gradients ------------------------------------------------------------------------------------------------
+
+    async def _collect(self) -> list[Push]:
+        """Return the gradients for one update, in the order of the workers, or as they came if any will do."""
+        pushes: dict[int, Push] = {}
+        while not pushes or (self._owing and not self._rule.is_enough(len(pushes))):
+            message = await self._receive()
+            if isinstance(message, PeerLost):
+                if len(self._gone) == self._node.world_size:
+                    raise message
+            elif message.payload is None:
+                self._welcome(message.src)
+            elif self._rule.is_distinct:
+                pushes[message.src] = await self._take(message)
+            else:
+                push = pushes[len(pushes)] = await self._take(message)
+                if not self._rule.is_enough(len(pushes)):
+                    self._node.spawn(self._answer(push.worker, push.version, self._version - push.version))
+        return [pushes[place] for place in sorted(pushes)]
+
+    async def _take(self, message: Message) -> Push:
+        """Decode a gradient, and correct it if it is stale."""
+        worker, (version, payload) = message.src, message.payload[:2]
+        self._owing.discard(worker)
+        decoder, like = self._decoders[worker], self._state.params
+        gradient, self._decoders[worker] = await self._node.compute(self._task.decode, payload, decoder, like)
+        rule = self._rule.compensation
+        if rule is not None:
+            gradient, self._memories[worker] = await self._node.compute(
+                rule.compensate, gradient, like, self._read[worker], self._memories[worker]
+            )
+        return Push(worker, version, gradient)
+
+    async def _apply(self, pushes: Sequence[Push], step: int) -> None:
+        """Apply the mean of gradients."""
+        gradient = pushes[0].gradient
+        if len(pushes) > 1 or self._rule.is_discounted:
+            rows = sum(self._rows[push.worker] for push in pushes)
+            shares = [self._rows[push.worker] / rows for push in pushes]
+            if self._rule.is_discounted:
+                ages = [max(1, self._version - push.version) for push in pushes]
+                shares = [share / age for share, age in zip(shares, ages, strict=True)]
+            gradient = await self._node.compute(self._task.weighted_sum, shares, [push.gradient for push in pushes])
+        state = self._state
+        if self._task.optimizer.schedule is not None:
+            state = state._replace(step=step - 1)  # schedules count steps, of which each may be many updates
+        self._state = await self._node.compute(self._task.apply, state, gradient)
+        self._version += 1
+
+    # --- answers --------------------------------------------------------------------------------------------------
+
+    def _answer(self, worker: int, version: int | None, staleness: int) -> Coroutine[Any, Any, None]:
+        """Return what sends the model, as it is now, to a worker that has sent a gradient or asked for the model."""
+        self._owing.add(worker)
+        if self._rule.compensation is not None:
+            self._read[worker] = self._state.params
+        return self._send(worker, version, (self._state.params, self._version, staleness))
+
+    async def _send(self, worker: int, version: int | None, answer: Any) -> None:
+        with contextlib.suppress(*self._tolerated):  # whoever receives is told of it, too
+            await self._node.send(worker, answer, tag=answer_tag(version))
+
+    # --- workers come and go --------------------------------------------------------------------------------------
+
+    async def _receive(self) -> Message | PeerLost:
+        """Return what comes next: a message, or the loss of a worker without which the run goes on."""
+        try:
+            return await self._node.recv(tag=PUSH)
+        except self._tolerated as lost:
+            self._lose(lost.peer)
+            return lost
+
+    def _lose(self, worker: int) -> None:
+        """Go on without a worker."""
+        self._gone.add(worker)
+        self._owing.discard(worker)
+
+    def _welcome(self, worker: int) -> None:
+        """Answer a worker that begins, whether or not it was there before."""
+        self._gone.discard(worker)
+        self._decoders[worker] = self._fresh
+        self._memories[worker] = self._blank
+        self._node.spawn(self._answer(worker, None, 0))
