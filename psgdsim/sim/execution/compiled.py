@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from psgdsim.sim.execution.signature import Signature
 
-MAX_SIZES: Final = 6
+MAX_SIZES: Final = 3
 """So many different numbers of rows are compiled as they are; for others, rows are added up to a round number."""
 
 
@@ -40,7 +40,7 @@ class Compiled:
 
     def shorter(self, signature: Signature, num: int) -> int:
         """Return a number of rows, at most as many as asked, that is compiled or may well be."""
-        return num if self._is_known(signature, num) else 1 << (num.bit_length() - 1)
+        return num if self._is_known(signature, num) else num >> (step := max(0, num.bit_length() - 3)) << step
 
     def _is_known(self, signature: Signature, num: int) -> bool:
         sizes = self._sizes.setdefault(signature, set())

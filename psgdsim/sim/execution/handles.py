@@ -19,12 +19,16 @@ class Stack:
     Args:
         array: all of them.
         num: how many; 0 if it is one array, without that axis.
+
+    Attributes:
+        family: what it shares rows with, if it is part of the slots of a chain.
     """
 
-    __slots__ = ("__dict__", "__weakref__", "array", "num")
+    __slots__ = ("__dict__", "array", "family", "num")
 
     def __init__(self, array: Any, num: int = 0) -> None:
         self.array, self.num = array, num
+        self.family: Family | None = None
 
     @cached_property
     def numbers(self) -> Any:
@@ -32,6 +36,21 @@ class Stack:
         import numpy as np
 
         return np.asarray(self.array)
+
+
+class Family:
+    """The slots of a chain's results after it has run: a stack for each leaf, a row for each version.
+
+    Attributes:
+        stacks: by leaf.
+        residents: by row, who holds what is there: leaves and handles.
+    """
+
+    def __init__(self, stacks: dict[int, Stack]) -> None:
+        self.stacks = stacks
+        self.residents: dict[int, list[tuple[int, weakref.ref[Handle]]]] = {}
+        for stack in stacks.values():
+            stack.family = self
 
 
 class Call:

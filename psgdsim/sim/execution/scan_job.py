@@ -8,7 +8,7 @@ from typing import Any
 
 from psgdsim.sim.execution.compiled import Compiled
 from psgdsim.sim.execution.draft import is_shared
-from psgdsim.sim.execution.handles import Call, Handle, Stack
+from psgdsim.sim.execution.handles import Call, Family, Handle, Stack
 from psgdsim.sim.execution.rows import Layout, Scan, Source, compile_scan
 from psgdsim.sim.execution.scans import Row, Slots, Versions, allot, round_up
 
@@ -49,7 +49,20 @@ class ScanJob:
             [(leaf, weakref.ref(handle)) for leaf, handles in version.items() for handle in handles]
             for version in versions.before
         ]
+        self._take_along()
         self._release(rows)
+
+    def _take_along(self) -> None:
+        """Add the versions that no row reads but that live beside others that rows do: they move along with them."""
+        families = {id(stack.family): stack.family for origin in self._before for stack, _ in origin.values()}
+        read = {(id(stack.family), row) for origin in self._before for stack, row in origin.values()}
+        for number, family in families.items():
+            if family is None:
+                continue
+            for row, holders in family.residents.items():
+                if (number, row) not in read and any(ref() is not None for _, ref in holders):
+                    self._before.append({leaf: (stack, row) for leaf, stack in family.stacks.items()})
+                    self._holders.append(holders)
 
     def _dtypes(self, num: int) -> list[Any]:
         """Return the dtype of each piece of data from outside."""
@@ -111,7 +124,9 @@ class ScanJob:
             if slots.num < stacks[0].num:
                 return slots, [stack.array for stack in stacks]
         slots = allot(self._versions.reads, num, num_before, kept, None)
-        return slots, self._load(leaves, round_up(slots.num + 1), slots.starts, compiled)
+        # As many as before if they are enough: that is compiled already.
+        sizes = [stack.num for origin in self._before for stack, _ in origin.values() if stack.family is not None]
+        return slots, self._load(leaves, max([round_up(slots.num + 1), *sizes]), slots.starts, compiled)
 
     def _kept_leaves(self) -> list[int]:
         """Return the leaves of the results that rows read, or that somebody wants of others than the last."""
@@ -120,11 +135,12 @@ class ScanJob:
             for leaf in range(self._update.num_carried)
             if any(update.is_wanted(leaf) for update in self._updates[:-1])
         }
-        return sorted(wanted | set(self._versions.leaves))
+        of_others = {leaf for origin in self._before for leaf in origin}
+        return sorted(wanted | set(self._versions.leaves) | of_others)
 
     def _common_stacks(self, leaves: Sequence[int]) -> list[Stack] | None:
         """Return the stacks in which all versions from before are already, one for each leaf, with a row to spare."""
-        if not self._before or set(self._before[0]) != set(leaves):
+        if not self._before or any(set(origin) != set(leaves) for origin in self._before):
             return None
         stacks = [self._before[0][leaf][0] for leaf in leaves]
         size = stacks[0].num
@@ -162,18 +178,21 @@ class ScanJob:
 
         The latter are now where the others are: old stacks need not be kept for them.
         """
+        family = Family(stacks)
         for update, slot in zip(self._updates, slots.writes, strict=True):
-            if slot >= 0:
+            if slot >= 0 and update.is_held:
+                family.residents[slot] = [(leaf, ref) for leaf in stacks if (ref := update.outputs[leaf]) is not None]
                 for leaf, stack in stacks.items():
                     update.settle(leaf, stack, slot)
         for leaf, array in enumerate(last):
             if leaf not in stacks:
                 self._updates[-1].settle(leaf, Stack(array))
-        for refs, slot in zip(self._holders, slots.starts, strict=True):
-            for leaf, ref in refs:
-                handle = ref()
-                if handle is not None:
-                    handle.stack, handle.row = stacks[leaf], slot
+        for holders, slot in zip(self._holders, slots.starts, strict=True):
+            alive = [(leaf, ref, handle) for leaf, ref in holders if (handle := ref()) is not None]
+            for leaf, _, handle in alive:
+                handle.stack, handle.row = stacks[leaf], slot
+            if alive:
+                family.residents[slot] = [(leaf, ref) for leaf, ref, _ in alive]
 
 
 def is_head(update: Call) -> bool:
