@@ -59,8 +59,8 @@ def easgd(period: Period = 10, beta: Annotated[float, Field(gt=0)] = 0.9, sync: 
             )
         if not codec.is_summable:
             raise ValueError(
-                "codec: easgd sends parameters, not gradients: expected a codec that keeps all of them, such as "
-                "identity or cast"
+                "codec: easgd sends parameters, not gradients: expected a codec whose payloads can be added without "
+                "decoding them, such as identity: it leaves nothing out"
             )
 
     async def worker(node: Node, task: Task) -> None:

@@ -191,8 +191,8 @@ class _Server:
         weights = self._code.weights(arrived)
         if weights is None:
             raise StrategyError(
-                f"the sums of the workers {sorted(arrived)} do not add up to the gradient of all blocks; choose another "
-                "code_seed, fewer stragglers or code 'fractional_repetition'"
+                f"the sums of the workers {sorted(arrived)} do not add up to the gradient of all blocks; use another "
+                "code_seed, fewer stragglers, or code 'fractional_repetition'"
             )
         return weights
 

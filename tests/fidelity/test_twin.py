@@ -46,6 +46,52 @@ TWINS = {
         BASE,
         [*SMALL, "strategy={kind: parameter_server, on_peer_loss: drop}"],
     ),
+    "local steps, averaged buffers, unequal shares": (
+        BASE,
+        [
+            *SMALL,
+            "max_steps=5",
+            "strategy={kind: local_sgd, period: 2, post_local: 1, buffers: average, algorithm: ring}",
+            "optimizer={kind: adam, learning_rate: 0.01}",
+            "batch_size=null",
+            "global_batch_size=31",
+        ],
+    ),
+    "local steps, a slow momentum under a schedule, a codec with memory": (
+        BASE,
+        [
+            *SMALL,
+            "max_steps=4",
+            "strategy={kind: slow_mo, period: 2, algorithm: broadcast}",
+            "optimizer={kind: momentum, learning_rate: 0.1, schedule: {kind: cosine, total_steps: 8}}",
+            "codec={kind: error_feedback, codec: {kind: top_k, ratio: 0.1}}",
+        ],
+    ),
+    "local steps, a block momentum": (BASE, [*SMALL, "strategy={kind: bmuf, period: 2, nesterov: true}"]),
+    "local steps, an outer optimizer": (BASE, [*SMALL, "max_steps=4", "strategy={kind: diloco, period: 2}"]),
+    "gossip on a ring, along with the step": (BASE, [*SMALL, "world_size=4", "strategy={kind: d_psgd}"]),
+    "gossip on a tree, after the step, over a relay, unequal shares": (
+        BASE,
+        [
+            *SMALL,
+            "world_size=4",
+            "strategy={kind: d_psgd, graph: custom, edges: [[0, 1], [1, 2], [1, 3]], mix: after_step}",
+            "batch_size=null",
+            "global_batch_size=31",
+            "topology.multicast=relay",
+        ],
+    ),
+    "pushed shares": (BASE, [*SMALL, "world_size=4", "max_steps=4", "strategy={kind: sgp}"]),
+    "pushed shares that are late": (
+        BASE,
+        [
+            *SMALL,
+            "max_steps=5",
+            "strategy={kind: sgp, tau: 2, graph: custom, edges: [[0, 1], [0, 2], [1, 2], [2, 0]]}",
+            "codec={kind: cast, dtype: bfloat16}",
+            "topology.multicast=unicast",
+        ],
+    ),
     "a model without accuracy": (BASE, ["world_size=3", "max_steps=3", "model={kind: quadratic}", "data={kind: none}"]),
     "redundant blocks, adam, another model": (
         BASE,

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from fault_cases import BASE
 
-import psgdsim
 from psgdsim import wire
 from psgdsim.errors import ScenarioError
 from psgdsim.scenario import from_dict
@@ -137,16 +136,20 @@ def test_what_cannot_work_is_refused(parameters, message):
 
 
 def test_codecs_that_leave_out_parameters_are_refused():
-    with pytest.raises(ScenarioError, match="easgd sends parameters, not gradients: expected a codec that keeps all"):
+    with pytest.raises(
+        ScenarioError, match="easgd sends parameters, not gradients: expected a codec whose payloads can be added"
+    ):
         from_dict({**BASE, "strategy": {"kind": "easgd"}, "codec": {"kind": "top_k", "ratio": 0.5}})
 
 
-@pytest.mark.real
+# --- how runs end ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("sync", ["async", "bsp"])
-def test_processes_keep_the_sum_too(sync, tmp_path):
-    still = {"optimizer": {"kind": "sgd", "learning_rate": 0.1, **STILL}}
-    strategy = {"kind": "easgd", "period": 5, "sync": sync}
-    scenario = {**BASE, **BOWL, **still, "topology": FREE, "strategy": strategy, "max_steps": 200}
-    result = psgdsim.run(scenario, mode="real", out=tmp_path / "run")
-    assert (result.summary["status"], result.summary["steps"]) == ("completed", 200)
-    np.testing.assert_allclose(result.params["weight"], (4 * 0.9**5 + 1) / 5, rtol=1e-4)
+def test_runs_end_by_time_too_wherever_messages_are(sync, seed):
+    slow = {"kind": "star", "bandwidth": "10 kbit/s", "latency": "50 ms"}
+    compute = {"kind": "exponential", "mean": "100 ms"}
+    outcome = train(sync, period=2, topology=slow, compute=compute, max_steps=1000, max_time="3 s", seed=seed)
+    assert all(report.unread == 0 for report in outcome.reports)
+    assert 3 <= outcome.reports[4].rows[-1]["time"] < 5

@@ -46,7 +46,10 @@ def run(tmp_path):
             {"kind": "d_psgd", "graph": "custom", "edges": [[0, 1], [2, 3]]},
             "strategy.edges: expected a connected graph",
         ),
-        ({"kind": "d_psgd", "graph": "custom", "edges": [[0, -1]]}, r"strategy\.edges\.0\.1: expected at least 0; got -1"),
+        (
+            {"kind": "d_psgd", "graph": "custom", "edges": [[0, -1]]},
+            r"strategy\.edges\.0\.1: expected at least 0; got -1",
+        ),
         (
             {"kind": "d_psgd", "graph": "custom", "edges": [[0, 1], [1, 2], [2, 3]], "weights": [0.7, 0.7, 0.1]},
             "strategy.weights: expected at most 1 for all edges of a rank; those of rank 1 have more",
