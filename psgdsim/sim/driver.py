@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import signal
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import simpy
 
@@ -31,7 +32,7 @@ from psgdsim.sim.post import Post
 from psgdsim.sim.shortcuts import Shortcuts
 from psgdsim.sim.sizes import FrameSizes
 from psgdsim.sim.step_ends import StepEnds
-from psgdsim.sim.values import Digests, Value, numbers
+from psgdsim.sim.values import Digests, Value, known, numbers
 from psgdsim.trace import Outcome, Progress
 
 MAX_LOOK_BACK: Final = 256
@@ -95,13 +96,29 @@ class Simulation:
         for program in self._programs:
             program.cancel()
         self.notes.end_all()
+        try:
+            return self._outcome(numbers)
+        except Exception as error:  # what was put off has failed: say so, and keep what there is without it
+            self._error = self._error or error
+            return self._outcome(None)
+
+    def _outcome(self, read: Callable[[Any], Any] | None) -> Outcome:
+        """Return what the run has been.
+
+        Args:
+            read: turns values into numbers; None if nothing more can be computed.
+        """
         digests = Digests()
-        reports = [node.log.report(numbers, digests.of(node.models), len(node.mailbox.unread)) for node in self.nodes]
         return Outcome(
             time=max(node.log.rows[-1]["time"] if node.log.rows else 0.0 for node in self.nodes),
-            reports=reports,
-            evals=self._evaluations.rows(),
-            models=numbers(list(self.first.models)),
+            reports=[
+                node.log.report(
+                    read or known, digests.of(node.models) if read is not None else "", len(node.mailbox.unread)
+                )
+                for node in self.nodes
+            ],
+            evals=self._evaluations.rows(is_over=read is None or isinstance(self._error, Interrupted)),
+            models=[] if read is None else read(list(self.first.models)),
             error=self._as_error(),
             links=self.accounts.reports(self.env.now),
             link_bins=self.accounts.bins(self.env.now),

@@ -54,7 +54,11 @@ class Evaluations:
         self._rows += rows
         return rows
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return one row per evaluation and model, in order."""
-        self._evaluate(len(self._kept))
+    def rows(self, *, is_over: bool = False) -> list[dict[str, Any]]:
+        """Return one row per evaluation and model, in order.
+
+        Args:
+            is_over: whether what was put off is given up.
+        """
+        self._evaluate(0 if is_over else len(self._kept))
         return self._rows

@@ -100,6 +100,13 @@ def numbers(tree: Any) -> Any:
     return jax.tree.map(number, tree)
 
 
+def known(leaf: Any) -> Any:
+    """Return a number if it is there, else None: nothing is computed for it."""
+    if not isinstance(leaf, Value):
+        return leaf
+    return leaf.numbers if leaf.is_ready else None
+
+
 class Digests:
     """Digests of models, each computed once however many ranks have the very same."""
 

@@ -13,6 +13,8 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
+
 from psgdsim.node import Kernel
 from psgdsim.sim.execution.handles import Call, Handle, Stack
 from psgdsim.sim.execution.memory import key_of
@@ -46,6 +48,7 @@ class Batched:
         self._plain: dict[Any, tuple[int, ...]] = {}
         self._kernels: list[Kernel] = []  # all that were ever used: their ids must stay theirs
         self._runner = Runner(num_alone)
+        self._failure: Exception | None = None
 
     # --- noting calls down ------------------------------------------------------------------------------------
 
@@ -60,6 +63,7 @@ class Batched:
         import jax
 
         leaves, tree = jax.tree.flatten(arguments)
+        leaves = [leaf.copy() if isinstance(leaf, np.ndarray) and leaf.flags.writeable else leaf for leaf in leaves]
         signature = self._signature(kernel, tree, leaves, arguments)
         if signature is None:
             return self.wrap(kernel.function(*unwrap(arguments)))
@@ -133,7 +137,7 @@ class Batched:
         return signature
 
     def _trace(self, kernel: Kernel, tree: Any, leaves: list[Any], arguments: tuple[Any, ...]) -> Signature | None:
-        if kernel.is_weighted_sum and len(arguments[1]) > FEW_ADDENDS:
+        if kernel.is_weighted_sum and len(arguments[1]) > FEW_ADDENDS and _are_alike(arguments[1]):
             signature: Signature | None = total(kernel, *arguments)
         else:
             signature = trace(kernel, tree, leaves)
@@ -165,15 +169,32 @@ class Batched:
             elif call in wanted or call.is_held:  # whoever adds it up or applies it will run along with it
                 call.num_passed += 1
                 waiting.append(call)
+            else:
+                call.is_done, call.inputs = True, []  # nobody wants it
         self._pending = [*waiting, *later]
         self._num_gradients = sum(call.signature.kernel.kind == "gradient" for call in self._pending)
         self._run(run)
 
     def _run(self, calls: list[Call]) -> None:
-        self._runner.run(calls)
+        """Run calls; once that has failed nothing can be computed any more."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._runner.run(calls)
+        except Exception as error:
+            self._failure = error
+            raise
         for signature in self._signatures.values():
             if signature is not None:
                 signature.memory.tidy()
+
+
+def _are_alike(trees: Sequence[Any]) -> bool:
+    """Whether trees have handles of the same shapes and dtypes, and nothing else."""
+    import jax
+
+    codes = [[leaf.code if type(leaf) is Handle else None for leaf in jax.tree.leaves(tree)] for tree in trees]
+    return None not in codes[0] and all(each == codes[0] for each in codes)
 
 
 def _code(leaf: Any) -> Any:

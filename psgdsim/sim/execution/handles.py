@@ -41,13 +41,16 @@ class Stack:
 class Family:
     """The slots of a chain's results after it has run: a stack for each leaf, a row for each version.
 
-    Attributes:
+    Args:
+        update: the kernel of the chain.
         stacks: by leaf.
+
+    Attributes:
         residents: by row, who holds what is there: leaves and handles.
     """
 
-    def __init__(self, stacks: dict[int, Stack]) -> None:
-        self.stacks = stacks
+    def __init__(self, update: Signature, stacks: dict[int, Stack]) -> None:
+        self.update, self.stacks = update, stacks
         self.residents: dict[int, list[tuple[int, weakref.ref[Handle]]]] = {}
         for stack in stacks.values():
             stack.family = self

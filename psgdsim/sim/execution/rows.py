@@ -52,6 +52,7 @@ class Segment(NamedTuple):
         live: what is wanted of each row.
         totals: what is wanted of all rows together.
         chunk: rows that are computed at once; 0 for a single row without an axis of rows.
+        is_masked: whether some rows have no part in some total.
     """
 
     signatures: tuple[Signature, ...]
@@ -60,6 +61,7 @@ class Segment(NamedTuple):
     live: tuple[Source, ...]
     totals: tuple[Total, ...]
     chunk: int
+    is_masked: bool = False
 
 
 def compile_segment(segment: Segment) -> Callable[..., Any]:
@@ -112,7 +114,10 @@ def _all_rows(segment: Segment, rows: Callable[..., Any], inputs: Any, weights: 
             *(next(moves) if layout == "row" else each for each, layout in zip(inputs, segment.layouts, strict=True))
         )
         totals = [
-            [weigh(weight, leaf, dtype) for leaf, dtype in zip(leaves, total.dtypes, strict=True)]
+            [
+                weigh(weight, leaf, dtype, is_masked=segment.is_masked)
+                for leaf, dtype in zip(leaves, total.dtypes, strict=True)
+            ]
             for weight, leaves, total in zip(weights, addends, segment.totals, strict=True)
         ]
         return live, totals
@@ -131,9 +136,20 @@ def _all_rows(segment: Segment, rows: Callable[..., Any], inputs: Any, weights: 
     return jax.tree.map(lambda x: x.reshape(num, *x.shape[2:]), live), totals
 
 
-def weigh(weights: Any, rows: Any, dtype: Any) -> Any:
-    """Return the weighted sum over the first axis; a product with a vector is much quicker than a strided sum."""
+def weigh(weights: Any, rows: Any, dtype: Any, *, is_masked: bool) -> Any:
+    """Return the weighted sum over the first axis; a product with a vector is much quicker than a strided sum.
+
+    Args:
+        weights: of the rows.
+        rows: what is added.
+        dtype: of the sum.
+        is_masked: whether rows of weight 0 have no part in it, even if they are infinite.
+    """
+    import jax.numpy as jnp
+
     flat = rows.reshape(rows.shape[0], -1).astype(dtype)
+    if is_masked:
+        flat = jnp.where(weights[:, None] != 0, flat, 0)
     return (weights.astype(dtype) @ flat).reshape(rows.shape[1:])
 
 

@@ -57,7 +57,7 @@ class ScanJob:
         families = {id(stack.family): stack.family for origin in self._before for stack, _ in origin.values()}
         read = {(id(stack.family), row) for origin in self._before for stack, row in origin.values()}
         for number, family in families.items():
-            if family is None:
+            if family is None or family.update is not self._update:
                 continue
             for row, holders in family.residents.items():
                 if (number, row) not in read and any(ref() is not None for _, ref in holders):
@@ -178,7 +178,7 @@ class ScanJob:
 
         The latter are now where the others are: old stacks need not be kept for them.
         """
-        family = Family(stacks)
+        family = Family(self._update, stacks)
         for update, slot in zip(self._updates, slots.writes, strict=True):
             if slot >= 0 and update.is_held:
                 family.residents[slot] = [(leaf, ref) for leaf in stacks if (ref := update.outputs[leaf]) is not None]

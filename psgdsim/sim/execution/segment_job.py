@@ -32,7 +32,8 @@ def run_segment(draft: Draft, compiled: Compiled) -> list[Call]:
         for leaf in range(len(signatures[step].out_avals))
         if any(call.is_wanted(leaf) for call in calls)
     )
-    segment = Segment(signatures, tuple(draft.sources), layouts, live, tuple(draft.totals), chunk)
+    is_masked = any(0.0 in each for each in draft.weights) or (bool(draft.weights) and size > draft.num)
+    segment = Segment(signatures, tuple(draft.sources), layouts, live, tuple(draft.totals), chunk, is_masked)
     consts = [signature.consts for signature in signatures]
     arrays, totals = compiled.call(segment, compile_segment, consts, inputs, weights)
     for source, array in zip(live, arrays, strict=True):
@@ -121,10 +122,12 @@ def run_total(call: Call, compiled: Compiled) -> None:
 
 
 def _weighed(weights: Any, stack: Stack, dtype: Any, compiled: Compiled) -> Any:
-    def compiler(_: tuple[str, Any]) -> Callable[..., Any]:
+    is_masked = not weights.all()
+
+    def compiler(_: tuple[str, Any, bool]) -> Callable[..., Any]:
         import jax
 
-        return jax.jit(lambda weights, rows: weigh(weights, rows, dtype))
+        return jax.jit(lambda weights, rows: weigh(weights, rows, dtype, is_masked=is_masked))
 
     rows = stack.array if stack.num else stack.array[None]
-    return compiled.call(("weigh", str(dtype)), compiler, weights, rows)
+    return compiled.call(("weigh", str(dtype), is_masked), compiler, weights, rows)

@@ -81,15 +81,17 @@ def trace(kernel: Kernel, tree: Any, leaves: Leaves) -> Signature | None:
     Returns:
         The signature; None if the function does more than jax can trace, such as reading numbers.
     """
-    import jax
-
     numbers = [i for i, leaf in enumerate(leaves) if is_data(leaf) or isinstance(leaf, int | float)]
     for dynamic in (numbers, [i for i in numbers if is_data(leaves[i])]):
         try:
             return _trace(kernel, tree, leaves, tuple(dynamic))
-        except (jax.errors.JAXTypeError, jax.errors.JAXIndexError, TypeError, ValueError):
-            continue  # it needs to know its plain numbers; or to know everything
+        except Exception:  # noqa: S112 - it needs its plain numbers, or more; a call of it will say what is wrong
+            continue
     return None
+
+
+class _MustKnow(Exception):
+    """A kernel computes with a plain number outside of what is jitted: in Python that is other arithmetic."""
 
 
 def _trace(kernel: Kernel, tree: Any, leaves: Leaves, dynamic: tuple[int, ...]) -> Signature:
@@ -103,6 +105,8 @@ def _trace(kernel: Kernel, tree: Any, leaves: Leaves, dynamic: tuple[int, ...]) 
         return kernel.function(*tree.unflatten(filled))
 
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*[_example(leaves[i]) for i in dynamic])
+    if not kernel.is_weighted_sum:
+        _check_numbers(closed.jaxpr, [place for place, i in enumerate(dynamic) if not is_data(leaves[i])])
     avals, out_tree = jax.tree.flatten(shapes)
     used = [place for place, is_used in enumerate(_used(closed.jaxpr)) if is_used]
     data = [leaves[dynamic[place]] for place in used]
@@ -129,6 +133,16 @@ def _trace(kernel: Kernel, tree: Any, leaves: Leaves, dynamic: tuple[int, ...]) 
         dtypes=tuple(closed.in_avals[place].dtype for place in used),
         num_carried=_num_carried(avals, data) if used[: len(avals)] == list(range(len(avals))) else 0,
     )
+
+
+def _check_numbers(jaxpr: Any, places: Leaves) -> None:
+    """Raise unless plain numbers go straight into functions that are jitted inside."""
+    numbers = {jaxpr.invars[place] for place in places}
+    for equation in jaxpr.eqns:
+        if equation.primitive.name not in ("jit", "pjit"):
+            for var in equation.invars:
+                if not hasattr(var, "val") and var in numbers:
+                    raise _MustKnow
 
 
 def _num_carried(avals: Leaves, data: Leaves) -> int:
