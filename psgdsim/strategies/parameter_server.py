@@ -167,4 +167,4 @@ def _check_settings(sync: Sync, settings: dict[str, object]) -> None:
             named = " or ".join([", ".join(map(repr, users[:-1])), repr(users[-1])]) if users[1:] else repr(users[0])
             raise ValueError(f"{name}: only with sync {named}; got sync {sync!r}")
         if value is None and sync in users and name in REQUIRED and sync != "staleness_aware":
-            raise ValueError(f"{name}: required with sync {sync!r}: {REQUIRED[name]}")
+            raise ValueError(f"sync: needs {name}, {REQUIRED[name]}; got {sync!r} without it")

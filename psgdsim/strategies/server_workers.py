@@ -33,8 +33,9 @@ async def work(node: Node, task: Task, *, is_led: bool) -> None:
         answer = (await node.recv(server, tag=answer_tag(version))).payload
         if answer is None:
             return
+        read = version
         params, version, staleness = answer
-        node.record(loss=losses[0], staleness=staleness, version=version)
+        node.record(loss=losses[0], staleness=staleness, version=read + staleness + 1)
         if is_led:
             node.end_step(step)
         elif not await node.checkpoint(step, [params]):

@@ -60,6 +60,36 @@ def test_an_asynchronous_run_counts_its_updates(tmp_path):
     assert len(result.summary["bytes"]["sent"]) == 4
 
 
+@pytest.mark.parametrize(
+    ("sync", "parameters"),
+    [
+        ("backup", {"backup": 1}),
+        ("k_sync", {"k": 2}),
+        ("k_batch_sync", {"k": 2}),
+        ("k_async", {"k": 2}),
+        ("k_batch_async", {"k": 2}),
+        ("staleness_aware", {}),
+        ("ssp", {"staleness_bound": 1}),
+        ("ssp", {"staleness_bound": 1, "cached_reads": True}),
+        ("async", {"delay_compensation": {"kind": "adaptive"}}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("on_peer_loss", ["fail", "drop"])
+def test_each_gradient_that_is_used_has_a_row(sync, parameters, on_peer_loss, tmp_path):
+    codec = {"kind": "error_feedback", "codec": {"kind": "top_k", "ratio": 0.5}}
+    result = run(tmp_path, sync, on_peer_loss, parameters=parameters, codec=codec)
+    num = parameters.get("k", 2 if sync == "backup" else 1)
+    last = -(-60 // num)
+    assert rows_of(result, 3)["version"][-1] == last
+    workers = result.steps["rank"] < 3
+    versions, counts = np.unique(result.steps["version"][workers], return_counts=True)
+    assert (list(versions), set(counts)) == (list(range(1, last + 1)), {num})
+    if sync in ("backup", "k_sync", "k_batch_sync"):
+        assert not result.steps["staleness"].any()
+    assert result.evals["train_loss"][-1] < result.evals["train_loss"][0]
+
+
 def test_models_beyond_what_is_kept_are_evaluated_at_once(tmp_path):
     steps = step_ends.MAX_SNAPSHOTS + 6
     result = run(tmp_path, "async", max_steps=steps, evaluate={"every": "1 step"})

@@ -46,6 +46,14 @@ TWINS = {
         BASE,
         [*SMALL, "strategy={kind: parameter_server, on_peer_loss: drop}"],
     ),
+    "a parameter server that waits for the first three of three": (
+        BASE,
+        [
+            *SMALL,
+            "strategy={kind: parameter_server, sync: k_sync, k: 3}",
+            "codec={kind: error_feedback, codec: {kind: top_k, ratio: 0.1}}",
+        ],
+    ),
     "local steps, averaged buffers, unequal shares": (
         BASE,
         [

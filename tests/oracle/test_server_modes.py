@@ -68,13 +68,13 @@ def order_statistic(k, num):
 
 
 # --- time per update (Dutta et al., AISTATS 2018, section 3; shifted exponential: simulated independently) ------------
-# The tolerance is at least four standard errors of the mean over the updates made here.
+# The tolerances are about four standard errors of the mean over the updates made here: 1e5 would take minutes.
 
 
 @pytest.mark.parametrize(("num", "k"), [(8, 1), (8, 4), (8, 8), (16, 12)])
 def test_k_sync_takes_the_time_of_the_kth_fastest(num, k):
-    time, staleness, _ = timing(num, 40_000, sync="k_sync", k=k)
-    assert time == pytest.approx(order_statistic(k, num), rel=0.04)
+    time, staleness, _ = timing(num, 10_000, sync="k_sync", k=k)
+    assert time == pytest.approx(order_statistic(k, num), rel=0.05)
     assert staleness == 0
 
 
@@ -82,8 +82,8 @@ def test_k_sync_takes_the_time_of_the_kth_fastest(num, k):
     ("k", "compute", "expected"), [(4, "exponential", 0.5), (4, "shifted", 1.631), (8, "shifted", 2.671)]
 )
 def test_k_batch_sync_takes_the_time_of_k_batches_by_anybody(k, compute, expected):
-    time, staleness, _ = timing(8, 40_000, compute, sync="k_batch_sync", k=k)
-    assert time == pytest.approx(expected, rel=0.02)
+    time, staleness, _ = timing(8, 16_000, compute, sync="k_batch_sync", k=k)
+    assert time == pytest.approx(expected, rel=0.03)
     assert staleness == 0
 
 
@@ -98,7 +98,7 @@ def test_k_batch_sync_takes_the_time_of_k_batches_by_anybody(k, compute, expecte
     ],
 )
 def test_asynchronous_updates_take_the_time_of_their_gradients(sync, compute, expected):
-    time, _, _ = timing(8, 60_000, compute, sync=sync, k=4)
+    time, _, _ = timing(8, 20_000, compute, sync=sync, k=4)
     assert time == pytest.approx(expected, rel=0.02)
 
 
@@ -107,17 +107,26 @@ def test_backup_workers_cut_off_the_slowest(backup):
     # Chen et al., 2016: the (N - b)-th fastest of N; published for 50 workers that count and b more.
     expected = [4.4992, 3.5188, 3.0380, 2.7236, 2.4921, 2.3103][backup]
     assert order_statistic(50, 50 + backup) == pytest.approx(expected, abs=1e-4)
-    time, _, _ = timing(50 + backup, 30_000, sync="backup", backup=backup)
-    assert time == pytest.approx(expected, rel=0.06)
+    time, _, _ = timing(50 + backup, 10_000, sync="backup", backup=backup)
+    assert time == pytest.approx(expected, rel=0.08)
 
 
 @pytest.mark.parametrize(
-    ("bound", "expected"), [(0, 2.718), (1, 1.789), (2, 1.511), (4, 1.303), (8, 1.164), (16, 1.077)]
+    ("bound", "is_cached", "expected"),
+    [
+        (0, False, 2.718),
+        (1, False, 1.789),
+        (2, False, 1.511),
+        (4, False, 1.303),
+        (8, False, 1.164),
+        (16, False, 1.077),
+        (1, True, 1.789),
+        (4, True, 1.303),
+    ],
 )
-@pytest.mark.parametrize("is_cached", [False, True])
-def test_bounded_staleness_takes_between_the_slowest_and_the_mean(bound, expected, is_cached):
-    time, _, _ = timing(8, 40_000, sync="ssp", staleness_bound=bound, cached_reads=is_cached)
-    assert 8 * time == pytest.approx(expected, rel=0.025)
+def test_bounded_staleness_takes_between_the_slowest_and_the_mean(bound, is_cached, expected):
+    time, _, _ = timing(8, 16_000, sync="ssp", staleness_bound=bound, cached_reads=is_cached)
+    assert 8 * time == pytest.approx(expected, rel=0.04)
 
 
 # --- staleness ------------------------------------------------------------------------------------------------------
@@ -128,10 +137,10 @@ def test_bounded_staleness_takes_between_the_slowest_and_the_mean(bound, expecte
     ("sync", "k", "expected"), [("async", None, 7), ("k_async", 4, 1), ("k_batch_async", 4, 1.75), ("k_async", 2, 3)]
 )
 def test_the_mean_staleness_is_conserved_however_fast_workers_are(sync, k, expected, compute):
-    # What is computed at the beginning is less stale, what is under way at the end is not counted: O(N^2) updates.
-    _, mean, counts = timing(8, 100_000, compute, sync=sync, **({} if k is None else {"k": k}))
-    assert counts.total() >= 99_990
-    assert mean == pytest.approx(expected, abs=0.003)
+    # Exact but for the edges: the first are less stale, those under way at the end not counted; 8 * 7 / 20,000 in all.
+    _, mean, counts = timing(8, 20_000, compute, sync=sync, **({} if k is None else {"k": k}))
+    assert counts.total() >= 19_992
+    assert mean == pytest.approx(expected, abs=0.01)
 
 
 def test_the_staleness_of_exponential_times_is_geometric():
@@ -139,6 +148,7 @@ def test_the_staleness_of_exponential_times_is_geometric():
     _, _, counts = timing(8, 100_000, sync="async")
     mean = sum(value * count for value, count in counts.items()) / counts.total()
     variance = sum((value - mean) ** 2 * count for value, count in counts.items()) / counts.total()
+    assert mean == pytest.approx(7, abs=0.002)
     assert counts[0] / counts.total() == pytest.approx(1 / 8, abs=0.005)
     assert variance == pytest.approx(56, rel=0.05)
 
@@ -205,7 +215,10 @@ def test_no_staleness_takes_the_time_of_bsp(is_cached, tmp_path):
     ids=str,
 )
 def test_one_worker_is_plain_sgd(parameters, tmp_path):
-    runs = [final(tmp_path, str(i), each, world_size=1) for i, each in enumerate((parameters, {"sync": "bsp"}))]
+    # Without noise: what k_batch_sync gives up, it has drawn. A copy of the model has no share in a momentum.
+    model, optimizer = {"kind": "quadratic", "dim": 2}, {"kind": "sgd", "learning_rate": 0.1}
+    changes = {"world_size": 1, "model": model, "optimizer": optimizer}
+    runs = [final(tmp_path, str(i), each, **changes) for i, each in enumerate((parameters, {"sync": "bsp"}))]
     np.testing.assert_array_equal(*(run.params["weight"] for run in runs))
 
 
