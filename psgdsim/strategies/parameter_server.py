@@ -128,7 +128,8 @@ def parameter_server(
     async def worker(node: Node, task: Task) -> None:
         with contextlib.suppress(*tolerated):  # without the server there is nothing left to do
             if sync in RESTARTING:
-                await RestartedWorker(node, task, tolerated, is_greedy=sync == "k_batch_sync").run()
+                num = k if k is not None and sync == "k_batch_sync" else 1
+                await RestartedWorker(node, task, tolerated, num=num).run()
             elif sync == "ssp":
                 await BoundedWorker(node, task, tolerated, bound=staleness_bound if cached_reads else None).run()
             else:

@@ -115,29 +115,27 @@ class CalledWorker:
 
 
 class RestartedWorker(CalledWorker):
-    """Compute one gradient, or one after the other, at the parameters of the last call.
+    """Compute gradients at the parameters of the last call, no more than the server can use.
 
     Args:
         node: its node.
         task: what is trained.
         tolerated: the errors that do not end the run.
-        is_greedy: whether it goes on with other rows, at the same parameters, until it is called.
+        num: how many at most, each on other rows.
     """
 
-    def __init__(self, node: Node, task: Task, tolerated: tuple[type[PeerLost], ...], *, is_greedy: bool) -> None:
+    def __init__(self, node: Node, task: Task, tolerated: tuple[type[PeerLost], ...], *, num: int) -> None:
         super().__init__(node, task, tolerated)
-        self._is_greedy = is_greedy
+        self._num = num
 
     def _begin(self, params: Any, version: int, lead: int) -> Job:
         self._losses.clear()  # what is still to be heard of came too late
         return super()._begin(params, version, lead)
 
     async def _compute(self, params: Any, version: int, _lead: int) -> None:
-        while True:
+        for _ in range(self._num):
             _, payload = await self._gradient(params)
             await self._push(version, payload, is_asking=False)
-            if not self._is_greedy:
-                return
 
 
 class BoundedWorker(CalledWorker):

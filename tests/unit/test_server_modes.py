@@ -48,7 +48,10 @@ def rows_of(result, rank):
         ({"sync": "k_sync"}, r"strategy\.sync: needs k, how many gradients make an update; got 'k_sync' without it"),
         ({"sync": "k_async", "k": 0}, r"strategy\.k: expected at least 1; got 0"),
         ({"sync": "k_sync", "k": 5}, r"strategy\.k: expected at most world_size \(4\); got 5"),
-        ({"sync": "backup"}, r"strategy\.sync: needs backup, how many workers nobody waits for; got 'backup' without it"),
+        (
+            {"sync": "backup"},
+            r"strategy\.sync: needs backup, how many workers nobody waits for; got 'backup' without it",
+        ),
         ({"sync": "backup", "backup": 4}, r"strategy\.backup: expected fewer than world_size \(4\); got 4"),
         ({"sync": "async", "backup": 1}, r"strategy\.backup: only with sync 'backup'; got sync 'async'"),
         ({"sync": "ssp"}, r"strategy\.sync: needs staleness_bound, .*; got 'ssp' without it"),
