@@ -15,6 +15,7 @@ from pydantic import Field
 
 from psgdsim.compute_times.base import ComputeTime, Draw, register_compute_time
 from psgdsim.errors import ScenarioError
+from psgdsim.input_files import read_text
 from psgdsim.units import Duration
 
 if TYPE_CHECKING:
@@ -71,7 +72,10 @@ def read_factors(path: Path) -> dict[int, Factors]:
     Raises:
         ScenarioError: it cannot be read, is too large, or has a line that is not valid; the message says which.
     """
-    lines = csv.reader(_text(path).splitlines())
+    try:
+        lines = csv.reader(read_text(path, MAX_NBYTES).splitlines())
+    except ValueError as error:
+        raise ScenarioError(f"compute.path: {error}") from None
     workers: dict[int, Factors] = {}
     try:
         header = [name.strip() for name in next(lines, [])]
@@ -83,19 +87,6 @@ def read_factors(path: Path) -> dict[int, Factors]:
     except (ValueError, csv.Error) as error:
         raise ScenarioError(f"compute.path: {path}:{max(lines.line_num, 1)}: {error}") from None
     return workers
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_NBYTES + 1)
-        if len(data) > MAX_NBYTES:
-            raise ScenarioError(f"compute.path: {path}: expected at most {MAX_NBYTES} bytes; there are more")
-        return data.decode("utf-8-sig")
-    except OSError as error:
-        raise ScenarioError(f"compute.path: {path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ScenarioError(f"compute.path: {path}: expected text in UTF-8") from None
 
 
 def _add(workers: dict[int, Factors], row: list[str]) -> None:

@@ -6,10 +6,10 @@ import csv
 import itertools
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Final, Literal
 
 from psgdsim.errors import nearest, shown
+from psgdsim.input_files import read_text
 from psgdsim.topologies.base import Topology
 from psgdsim.units import BANDWIDTH, TIME
 
@@ -37,7 +37,10 @@ def read_rows(path: str, quantity: Literal["bandwidth", "latency"]) -> list[Link
         ValueError: it cannot be read, or has a row that is not valid; the message says which.
     """
     header = ["time", "link", quantity]
-    lines = csv.reader(_text(path).splitlines())
+    try:
+        lines = csv.reader(read_text(path, MAX_NBYTES).splitlines())
+    except ValueError as error:
+        raise ValueError(f"path: {error}") from None
     rows: list[LinkRow] = []
     try:
         found = [name.strip() for name in next(lines, [])]
@@ -70,20 +73,6 @@ def _parsed(column: str, text: str) -> float:
         return _QUANTITIES.get(column, TIME).parse(text)
     except ValueError as error:
         raise ValueError(f"{column}: {error}") from None
-
-
-def _text(path: str) -> str:
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_NBYTES + 1)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"path: {path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(data) > MAX_NBYTES:
-        raise ValueError(f"path: {path}: expected at most {MAX_NBYTES} bytes; there are more")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"path: {path}: expected text in UTF-8") from None
 
 
 def matching(key: str, pattern: str, names: Sequence[str], what: str) -> list[int]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from psgdsim.errors import nearest, shown
+from psgdsim.input_files import read_bounded
 from psgdsim.topologies.graph import MAX_NAME, Cable, hint
 from psgdsim.topologies.graphml import Edges, outline
 from psgdsim.topologies.wiring import room
@@ -75,18 +76,11 @@ def read_network(path: str, switches: tuple[str, ...] = ()) -> Network:
     suffix = Path(path).suffix.lower()
     if suffix not in _READERS:
         raise ValueError(f"file: expected a name that ends in {', '.join(_READERS)}; got {shown(path)}")
-    return _network(path, _bytes(path), _READERS[suffix], switches)
-
-
-def _bytes(path: str) -> bytes:
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_NBYTES + 1)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"file: {path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(data) > MAX_NBYTES:
-        raise ValueError(f"file: {path}: expected at most {MAX_NBYTES} bytes; there are more")
-    return data
+        data = read_bounded(path, MAX_NBYTES)
+    except ValueError as error:
+        raise ValueError(f"file: {error}") from None
+    return _network(path, data, _READERS[suffix], switches)
 
 
 @functools.lru_cache(maxsize=2)  # a scenario's parts are built several times

@@ -271,7 +271,7 @@ def test_bounds_are_in_the_signature():
 
 def test_every_data_set_explains_itself():
     names = ["digits", "fashion_mnist", "mnist", "none", "synthetic_classification", "synthetic_linear"]
-    assert [part.name for part in datasets] == names
+    assert [part.name for part in datasets if part.module.startswith("psgdsim.")] == names
     assert all(re.fullmatch(r"[A-Z].*\.", part.summary) for part in datasets)
     assert all(parameter.help for part in datasets for parameter in part.parameters)
 

@@ -267,7 +267,7 @@ def test_bounds_of_parameters_are_in_the_signature(part, name, good, bad):
 
 
 def test_every_model_explains_itself():
-    parts = list(models)
+    parts = [part for part in models if part.module.startswith("psgdsim.")]  # other tests register theirs
     assert [part.name for part in parts] == [
         "cnn",
         "linear_regression",
