@@ -16,7 +16,7 @@ class Waiter:
 
     src: int | None
     tag: str
-    wake: Callable[[Message], None]
+    wake: Callable[[Message], object]
 
     def __str__(self) -> str:
         source = "any rank" if self.src is ANY else f"rank {self.src}"

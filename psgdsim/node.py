@@ -35,6 +35,10 @@ class Kernel:
             elements depend on the elements of the arguments at the same place alone.
         is_weighted_sum: whether it is `(weights, trees) -> tree`, the sum of weight times tree; then a simulation that
             need not agree with real mode bit for bit may add in another order.
+        is_linear: whether its result is linear in the trees among its arguments; a weighted sum is.
+        objective: for a kernel that returns `(values, gradients)`, `(*arguments) -> values`; the gradients are those of
+            the values with respect to the first argument.
+        forwards: if it does nothing but return a tuple of some of its arguments, which; then a driver need not call it.
     """
 
     name: str
@@ -43,6 +47,9 @@ class Kernel:
     rows: Callable[..., int] | None = None
     is_mapped: bool = False
     is_weighted_sum: bool = False
+    is_linear: bool = False
+    objective: Callable[..., Any] | None = None
+    forwards: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

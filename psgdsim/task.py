@@ -144,7 +144,11 @@ class Task:
         def rows(_models: Sequence[Any], blocks: Sequence[np.ndarray]) -> int:
             return sum(len(ids) for ids in blocks)
 
-        return Kernel("gradients", gradients, "gradient", rows, is_mapped=True)
+        def losses(models: Sequence[Any], blocks: Sequence[np.ndarray]) -> list[Any]:
+            inputs, targets = self._train_rows
+            return [self._mean_loss(params, inputs, targets, ids) for params, ids in zip(models, blocks, strict=True)]
+
+        return Kernel("gradients", gradients, "gradient", rows, is_mapped=True, objective=losses)
 
     @cached_property
     def apply(self) -> Kernel:
@@ -186,7 +190,7 @@ class Task:
         def encode_at(update: Any, state: Any, rank: int, step: int) -> tuple[Any, Any]:
             return encode(update, state, base(), rank, step)  # type: ignore[no-any-return]
 
-        return Kernel("encode", encode_at, "codec")
+        return Kernel("encode", encode_at, "codec", forwards=self._unchanged)
 
     @cached_property
     def decode(self) -> Kernel:
@@ -202,7 +206,12 @@ class Task:
                 )
             return update, after
 
-        return Kernel("decode", decode, "codec")
+        return Kernel("decode", decode, "codec", forwards=self._unchanged)
+
+    @property
+    def _unchanged(self) -> tuple[int, int] | None:
+        """The arguments that coding returns, update (or payload) and state, if that is all it does."""
+        return (0, 1) if self.codec.is_identity else None
 
     @cached_property
     def weighted_sum(self) -> Kernel:
@@ -224,7 +233,7 @@ class Task:
             is_plain = all(isinstance(weight, int | float) for weight in weights)
             return weighted_sum((np if is_plain else jnp).asarray(weights, np.float32), list(addends))
 
-        return Kernel("weighted_sum", call, is_weighted_sum=True)
+        return Kernel("weighted_sum", call, is_weighted_sum=True, is_linear=True)
 
     # --- evaluation, outside the timed loop -------------------------------------------------------------------
 
@@ -271,16 +280,16 @@ class Task:
         with jax.ensure_compile_time_eval():
             return jnp.asarray(self.dataset.train_inputs), jnp.asarray(self.dataset.train_targets)
 
+    def _mean_loss(self, params: Any, inputs: Any, targets: Any, ids: Any) -> Any:
+        import jax.numpy as jnp
+
+        return jnp.mean(self.model.loss(self.model.apply(params, inputs[ids]), targets[ids]))
+
     @cached_property
     def _gradient(self) -> Any:
-        def mean_loss(params: Any, inputs: Any, targets: Any) -> Any:
-            import jax.numpy as jnp
-
-            return jnp.mean(self.model.loss(self.model.apply(params, inputs), targets))
-
         def gradient(params: Any, inputs: Any, targets: Any, ids: Any) -> tuple[Any, Any]:
             import jax
 
-            return jax.value_and_grad(mean_loss)(params, inputs[ids], targets[ids])
+            return jax.value_and_grad(self._mean_loss)(params, inputs, targets, ids)
 
         return lazy_jit(gradient)

@@ -39,12 +39,14 @@ class Codec:
         decode: turns a payload back into an update.
         is_summable: whether payloads may be added leaf by leaf instead of the updates they stand for, so that they
             may ride an all-reduce without being decoded.
+        is_identity: whether payloads are the updates themselves.
     """
 
     init: Callable[[PyTree], State]
     encode: Callable[[PyTree, State, jax.Array], tuple[Payload, State]]
     decode: Callable[[Payload, State, PyTree], tuple[PyTree, State]]
     is_summable: bool = False
+    is_identity: bool = False
 
 
 codecs = Family("codec", product=Codec)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from psgdsim.codecs.base import Codec, register_codec, stateless
 
 
@@ -14,4 +16,5 @@ def identity() -> Codec:
     Returns:
         A summable codec.
     """
-    return stateless(lambda update, _key: update, lambda payload, _like: payload, is_summable=True)
+    codec = stateless(lambda update, _key: update, lambda payload, _like: payload, is_summable=True)
+    return dataclasses.replace(codec, is_identity=True)

@@ -58,7 +58,7 @@ ADD = Kernel("add", lazy_jit(lambda a, b: a + b))
 CUT = Kernel("cut", lazy_jit(_cut, static=("parts",)))
 SPLIT = Kernel("split", lazy_jit(_split, static=("place",)))
 JOIN = Kernel("join", lazy_jit(_join))
-RAVEL = Kernel("ravel", lazy_jit(_ravel))
+RAVEL = Kernel("ravel", lazy_jit(_ravel), is_linear=True)
 UNRAVEL = Kernel("unravel", lazy_jit(_unravel))
 
 

@@ -1,12 +1,13 @@
 """Run coroutines on SimPy's events, and bring them their messages in order.
 
-A program awaits `wait(event)`, whose `__await__` yields the event to the runner here; the runner resumes the program
+A program awaits `wait(event)`, which yields the event to the runner here; the runner resumes the program
 when the event fires. SimPy's own `Process` would do for the plain case, but it rebuilds the exceptions of failed
 processes from their arguments, and cannot end a coroutine at once without losing what it was about to receive.
 """
 
 from __future__ import annotations
 
+import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Hashable, Sequence
 from dataclasses import dataclass
@@ -22,16 +23,10 @@ MAX_CLOSINGS = 100
 """How many awaits in `finally` blocks are cut short before a coroutine counts as one that cannot be cancelled."""
 
 
-class wait:  # noqa: N801 - reads as a verb: `await wait(event)`
+@types.coroutine
+def wait(event: simpy.Event) -> Generator[simpy.Event, Any, Any]:
     """Await a SimPy event and return its value."""
-
-    __slots__ = ("event",)
-
-    def __init__(self, event: simpy.Event) -> None:
-        self.event = event
-
-    def __await__(self) -> Generator[simpy.Event, Any, Any]:
-        return (yield self.event)
+    return (yield event)
 
 
 class Running:
@@ -61,7 +56,7 @@ class Running:
         self.error: BaseException | None = None
         self.is_done = self.is_cancelled = False
         self._must_end = False
-        self._step(lambda: coroutine.send(None))
+        self._step(coroutine.send, None)
 
     def _resume(self, event: simpy.Event) -> None:
         if self.is_done:  # another coroutine that the same event woke before has cancelled this one
@@ -69,16 +64,15 @@ class Running:
             return
         self._waits_for = None
         if event.ok:
-            self._step(lambda: self._coroutine.send(event.value))
+            self._step(self._coroutine.send, event.value)
         else:
             event.defused = True
-            error: Any = event.value
-            self._step(lambda: self._coroutine.throw(error))
+            self._step(self._coroutine.throw, event.value)
 
-    def _step(self, advance: Callable[[], Any]) -> None:
+    def _step(self, advance: Callable[[Any], Any], value: Any) -> None:
         """Advance the coroutine until it awaits an event that has not fired."""
         try:
-            event = advance()
+            event = advance(value)
             while not isinstance(event, simpy.Event):
                 event = self._coroutine.throw(self._foreign(event))
         except StopIteration as stop:

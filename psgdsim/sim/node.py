@@ -70,7 +70,10 @@ class SimNode(Node):
     async def compute(self, kernel: Kernel, *arguments: Any) -> Any:
         """Run the kernel now, and let the time pass that the machine needs for it; one kernel at a time."""
         start = self.now
-        result = self._simulation.execution.call(kernel, arguments)
+        if kernel.forwards is None:
+            result = self._simulation.execution.call(kernel, arguments)
+        else:
+            result = tuple(arguments[place] for place in kernel.forwards)
         activity: Activity = "encode" if kernel.kind == "codec" else "compute"
         if not (self.processor.is_idle and self._is_free(kernel)):
             self.log.enter(activity)
@@ -195,21 +198,18 @@ class SimNode(Node):
     def _wait_for(self, src: int | None, tag: str, timeout: float | None) -> tuple[Waiter, simpy.Event]:
         """Begin to wait for a message; the event's value is None when the time is up."""
         arrived = self._env.event()
-
-        def wake(message: Message) -> None:
-            arrived.succeed(message)
-
-        def expire(_: simpy.Event) -> None:
-            if not arrived.triggered:
-                self.mailbox.cancel(waiter)
-                arrived.succeed(None)
-
-        waiter = Waiter(src, tag, wake)
+        waiter = Waiter(src, tag, arrived.succeed)
         self.mailbox.wait(waiter)
         self._waiting[waiter] = arrived
         if timeout is not None:
-            self._env.timeout(timeout).callbacks.append(expire)
+            self._env.timeout(timeout).callbacks.append(lambda _: self._expire(waiter, arrived))
         return waiter, arrived
+
+    def _expire(self, waiter: Waiter, arrived: simpy.Event) -> None:
+        """End a receive whose time is up, unless a message has come at this very instant."""
+        if not arrived.triggered:
+            self.mailbox.cancel(waiter)
+            arrived.succeed(None)
 
     def lose(self, peer: int, cause: str) -> None:
         """Fail the receives that wait for a peer that is gone."""

@@ -57,6 +57,11 @@ class _Call:
     end: _End
 
 
+def _are_alike(call: _Call, tag: str, vector: Any) -> bool:
+    """Whether ranks agree on what they take part in."""
+    return call.tag == tag and call.vector.shape == vector.shape and bool(call.vector.dtype == vector.dtype)
+
+
 def _what(tag: str, vector: Any) -> str:
     """Return what ranks must agree on."""
     return f"{tag!r} of {vector.dtype}{list(vector.shape)}"
@@ -158,7 +163,7 @@ class Shortcuts:
         if not self._inside and self._simulation.post.is_busy:
             self._fail(f"rank {node.rank} begins collective {tag!r} while a message is on its way")
         rank, first = next(iter(self._calls.items()), (node.rank, None))
-        if first is not None and _what(tag, vector) != _what(first.tag, first.vector):
+        if first is not None and not _are_alike(first, tag, vector):
             raise ProgramError(
                 f"rank {node.rank}: collective {_what(tag, vector)}: expected what rank {rank} has come with, "
                 f"{_what(first.tag, first.vector)}"

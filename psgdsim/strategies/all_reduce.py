@@ -8,6 +8,7 @@ from pydantic import Field
 
 from psgdsim.codecs.base import Codec
 from psgdsim.data.assignment import AssignmentName, assign
+from psgdsim.data.order import split_rows
 from psgdsim.node import Node
 from psgdsim.strategies.addition import Addition, Algorithm
 from psgdsim.strategies.base import Strategy, register_strategy
@@ -50,24 +51,21 @@ def all_reduce(
 
     async def worker(node: Node, task: Task) -> None:
         held = assign(assignment, node.world_size, redundancy)
-        blocks = task.blocks(len(held.holders))
+        blocks, mine = task.blocks(held.num_blocks), held.blocks_of(node.rank)
+        rows = split_rows(task.global_rows, held.num_blocks)
+        own = [i for i, block in enumerate(mine) if held.owner(block) == node.rank]
+        weights = [rows[mine[i]] / task.global_rows for i in own] or [0.0]
+        shares = [rows[block] / sum(rows[each] for each in mine) for block in mine]
         state = await node.compute(task.init, 0, None)
         owners = sorted({held.owner(block) for block in range(held.num_blocks)})
         add = await addition.start(node, task, state.params, senders=owners)
         for step in task.steps():
-            mine = held.blocks_of(node.rank)
             ids = [blocks.ids(step, block) for block in mine]
             losses, gradients = await node.compute(task.gradients, [state.params] * len(ids), ids)
-            shares = [len(rows) / task.global_rows for rows in ids]
-            owned = [i for i, block in enumerate(mine) if held.owner(block) == node.rank]
-            part = await node.compute(
-                task.weighted_sum,
-                [shares[i] for i in owned] or [0.0],
-                [gradients[i] for i in owned] or gradients[:1],
-            )
-            gradient = await add(part, step)
-            state = await node.compute(task.apply, state, gradient)
-            node.record(loss=await node.compute(task.weighted_sum, [share / sum(shares) for share in shares], losses))
+            part = await node.compute(task.weighted_sum, weights, [gradients[i] for i in own] or gradients[:1])
+            state = await node.compute(task.apply, state, await add(part, step))
+            loss = losses[0] if len(losses) == 1 else await node.compute(task.weighted_sum, shares, losses)
+            node.record(loss=loss)
             if not await node.checkpoint(step, [state.params]):
                 return
 

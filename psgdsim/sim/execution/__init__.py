@@ -6,8 +6,11 @@ from typing import Any, Final, Protocol
 
 from psgdsim.node import Kernel
 
-NUM_ALONE: Final = 1000
-"""So many calls of a batched run are made one by one: compiling for batches pays in longer runs only."""
+NUM_ALONE: Final = 10_000
+"""So many calls of a batched run of few ranks are made at once, one by one: compiling for batches pays later only."""
+
+FEW_RANKS: Final = 32
+"""With more, batches pay within a few steps, and a step made call by call would not fit in memory."""
 
 MIN_GRADIENTS: Final = 64
 """So many gradients are put off at most, or four per rank if that is more."""
@@ -33,4 +36,4 @@ def make(kind: str, num_ranks: int) -> Execution:
         return Exact()
     from psgdsim.sim.execution.batched import Batched
 
-    return Batched(max(MIN_GRADIENTS, 4 * num_ranks), NUM_ALONE)
+    return Batched(max(MIN_GRADIENTS, 4 * num_ranks), NUM_ALONE if num_ranks <= FEW_RANKS else 0)

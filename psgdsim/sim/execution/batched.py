@@ -31,23 +31,29 @@ PATIENCE: Final = 8
 FEW_ADDENDS: Final = 4
 """A weighted sum of so many trees is a kernel like any other; of more, it is a product of weights and rows."""
 
+Key = tuple[Any, ...]
+"""A kernel's id, the structure of its arguments, for each leaf what it is like, and plain numbers that matter."""
+
+_UNKNOWN: Final[Any] = object()
+
 
 class Batched:
     """Execution in batches.
 
     Args:
         max_gradients: how many gradients are put off at most.
-        num_alone: so many calls run one by one first.
+        num_alone: so many calls are made at once first, just as `Exact` makes them.
     """
 
     def __init__(self, max_gradients: int, num_alone: int = 0) -> None:
         self._max_gradients = max_gradients
         self._num_gradients = 0
         self._pending: list[Call] = []
-        self._signatures: dict[Any, Signature | None] = {}
-        self._plain: dict[Any, tuple[int, ...]] = {}
+        self._signatures: dict[Key, Signature | None] = {}
+        self._plain: dict[Key, tuple[int, ...]] = {}
         self._kernels: list[Kernel] = []  # all that were ever used: their ids must stay theirs
-        self._runner = Runner(num_alone)
+        self._num_alone = num_alone
+        self._runner = Runner()
         self._failure: Exception | None = None
 
     # --- noting calls down ------------------------------------------------------------------------------------
@@ -63,8 +69,15 @@ class Batched:
         import jax
 
         leaves, tree = jax.tree.flatten(arguments)
-        leaves = [leaf.copy() if isinstance(leaf, np.ndarray) and leaf.flags.writeable else leaf for leaf in leaves]
-        signature = self._signature(kernel, tree, leaves, arguments)
+        key: list[Any] = [id(kernel), tree]
+        for i, leaf in enumerate(leaves):
+            if type(leaf) is Handle:
+                key.append(leaf.code)
+            else:
+                if isinstance(leaf, np.ndarray) and leaf.flags.writeable:
+                    leaves[i] = leaf.copy()
+                key.append(_code(leaf))
+        signature = self._signature(kernel, tuple(key), leaves, arguments)
         if signature is None:
             return self.wrap(kernel.function(*unwrap(arguments)))
         data = leaves if len(signature.dynamic) == len(leaves) else [leaves[i] for i in signature.dynamic]
@@ -72,15 +85,18 @@ class Batched:
             return signature.out_tree.unflatten([data[place] for place in signature.forwards if place is not None])
         memory = signature.memory
         if not memory.is_worth_it:
-            call = self._put_off(Call(signature, data))
+            call = self._new_call(signature, data)
         else:
-            key = key_of(data)
-            known = memory.recall(key, data)
-            call = self._put_off(Call(signature, data)) if known is None else known
+            given = key_of(data)
+            known = memory.recall(given, data)
+            call = self._new_call(signature, data) if known is None else known
             if known is None:
-                memory.remember(key, data, call)
+                memory.remember(given, data, call)
         results = signature.out_tree.unflatten(self._results(call, data))
-        self._run_if_many()
+        if not (call.is_put_off or call.is_done):
+            self._run_at_once(call, arguments)
+        elif self._num_gradients >= self._max_gradients or len(self._pending) >= MAX_PENDING:
+            self._run_older()
         return results
 
     def wrap(self, tree: Any) -> Any:
@@ -110,30 +126,40 @@ class Batched:
             results.append(handle)
         return results
 
-    def _put_off(self, call: Call) -> Call:
-        self._pending.append(call)
-        self._num_gradients += call.signature.kernel.kind == "gradient"
+    def _new_call(self, signature: Signature, data: list[Any]) -> Call:
+        """Return a call that is put off, or one that is to be run at once."""
+        call = Call(signature, data, is_put_off=not self._num_alone)
+        if call.is_put_off:
+            self._pending.append(call)
+            self._num_gradients += signature.kernel.kind == "gradient"
+        else:
+            self._num_alone -= 1
         return call
 
-    def _run_if_many(self) -> None:
-        if self._num_gradients >= self._max_gradients or len(self._pending) >= MAX_PENDING:
-            self._run_older()
+    def _run_at_once(self, call: Call, arguments: tuple[Any, ...]) -> None:
+        """Run a call by the very function that `Exact` calls."""
+        import jax
+
+        for leaf, array in enumerate(jax.tree.leaves(call.signature.kernel.function(*unwrap(arguments)))):
+            call.settle(leaf, Stack(array))
+        call.is_done, call.inputs = True, []
 
     # --- signatures -------------------------------------------------------------------------------------------
 
-    def _signature(self, kernel: Kernel, tree: Any, leaves: list[Any], arguments: tuple[Any, ...]) -> Signature | None:
+    def _signature(self, kernel: Kernel, key: Key, leaves: list[Any], arguments: tuple[Any, ...]) -> Signature | None:
         """Return what is known of such a call; trace it if it is the first of its kind."""
-        key = (id(kernel), tree, *[leaf.code if type(leaf) is Handle else _code(leaf) for leaf in leaves])
-        plain = self._plain.get(key)
-        full = key if plain is None else (*key, *[leaves[i] for i in plain])
-        if full in self._signatures:
-            return self._signatures[full]
-        signature = self._trace(kernel, tree, leaves, arguments)
-        if signature is not None and signature.plain:
-            self._plain[key] = signature.plain
-            full = (*key, *[leaves[i] for i in signature.plain])
+        found = self._signatures.get(key, _UNKNOWN)
+        if found is _UNKNOWN and key in self._plain:
+            key = (*key, *[leaves[i] for i in self._plain[key]])
+            found = self._signatures.get(key, _UNKNOWN)
+        if found is not _UNKNOWN:
+            return found  # type: ignore[no-any-return]
+        signature = self._trace(kernel, key[1], leaves, arguments)
         self._kernels.append(kernel)
-        self._signatures[full] = signature
+        if signature is not None and signature.plain and len(key) == len(leaves) + 2:
+            self._plain[key] = signature.plain
+            key = (*key, *[leaves[i] for i in signature.plain])
+        self._signatures[key] = signature
         return signature
 
     def _trace(self, kernel: Kernel, tree: Any, leaves: list[Any], arguments: tuple[Any, ...]) -> Signature | None:

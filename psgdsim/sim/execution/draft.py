@@ -167,6 +167,8 @@ def is_shared(leaves: Sequence[Any]) -> bool:
     first = leaves[0]
     if type(first) is Handle and first.call is None:
         return all(leaf.stack is first.stack and leaf.row == first.row for leaf in leaves)
+    if type(first) in (int, float):
+        return all(type(leaf) is type(first) and leaf == first for leaf in leaves)
     return all(leaf is first for leaf in leaves)
 
 

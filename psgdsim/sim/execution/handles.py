@@ -62,6 +62,7 @@ class Call:
     Args:
         signature: the kernel and the shapes.
         inputs: the data among the leaves of its arguments.
+        is_put_off: whether it runs together with others, later.
 
     Attributes:
         outputs: for each leaf of the result the handle, as long as anybody holds it; None if it is an argument.
@@ -71,10 +72,10 @@ class Call:
         num_passed: how often others ran and it did not.
     """
 
-    __slots__ = ("consumers", "inputs", "is_done", "missing", "num_passed", "outputs", "signature")
+    __slots__ = ("consumers", "inputs", "is_done", "is_put_off", "missing", "num_passed", "outputs", "signature")
 
-    def __init__(self, signature: Signature, inputs: list[Any]) -> None:
-        self.signature, self.inputs = signature, inputs
+    def __init__(self, signature: Signature, inputs: list[Any], *, is_put_off: bool = True) -> None:
+        self.signature, self.inputs, self.is_put_off = signature, inputs, is_put_off
         self.outputs: list[weakref.ref[Handle] | None] = [None] * len(signature.out_avals)
         self.missing = 0
         self.consumers: list[Call] = []

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
+from psgdsim.sim.execution.gradient_sums import summed_rows
 from psgdsim.sim.execution.signature import Signature
 
 Layout = Literal["shared", "row", "gather", "slot"]
@@ -53,6 +54,7 @@ class Segment(NamedTuple):
         totals: what is wanted of all rows together.
         chunk: rows that are computed at once; 0 for a single row without an axis of rows.
         is_masked: whether some rows have no part in some total.
+        is_summed: whether the total is one gradient (see `gradient_sums`).
     """
 
     signatures: tuple[Signature, ...]
@@ -62,6 +64,7 @@ class Segment(NamedTuple):
     totals: tuple[Total, ...]
     chunk: int
     is_masked: bool = False
+    is_summed: bool = False
 
 
 def compile_segment(segment: Segment) -> Callable[..., Any]:
@@ -84,6 +87,8 @@ def compile_segment(segment: Segment) -> Callable[..., Any]:
 
         if segment.chunk == 0:
             return one(*inputs)[0], []
+        if segment.is_summed:
+            return summed_rows(segment, consts, inputs, weights[0])
         return _all_rows(segment, jax.vmap(one, axes) if 0 in axes else one, inputs, weights)
 
     return jax.jit(function)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
 from psgdsim.sim.execution.compiled import Compiled
 from psgdsim.sim.execution.draft import Draft, is_shared
+from psgdsim.sim.execution.gradient_sums import can_sum
 from psgdsim.sim.execution.handles import Call, Handle, Stack
 from psgdsim.sim.execution.rows import Layout, Segment, Source, compile_segment, weigh
+from psgdsim.sim.execution.signature import Signature
 
 CHUNK_NBYTES: Final = 8 << 20
 """About so many bytes of results are computed at once, for they stay in the processor's cache."""
+
+WORK_NBYTES: Final = 32 << 20
+"""About so much is in memory while rows of a gradient are computed whose sum alone is wanted [byte]."""
 
 SMALLEST_CHUNK: Final = 8
 """Rows that are computed at once at least."""
@@ -32,9 +38,15 @@ def run_segment(draft: Draft, compiled: Compiled) -> list[Call]:
         for leaf in range(len(signatures[step].out_avals))
         if any(call.is_wanted(leaf) for call in calls)
     )
-    is_masked = any(0.0 in each for each in draft.weights) or (bool(draft.weights) and size > draft.num)
+    is_partial = any(0.0 in each for each in draft.weights)
+    is_masked = is_partial or (bool(draft.weights) and size > draft.num)
     segment = Segment(signatures, tuple(draft.sources), layouts, live, tuple(draft.totals), chunk, is_masked)
     consts = [signature.consts for signature in signatures]
+    if can_sum(segment) and not is_partial:
+        objective = cast(Signature, signatures[0].objective)
+        fits = 1 << (max(1, WORK_NBYTES // max(1, objective.work_nbytes)).bit_length() - 1)
+        segment = segment._replace(is_summed=True, is_masked=False, chunk=math.gcd(size, fits))
+        consts[0] = objective.consts
     arrays, totals = compiled.call(segment, compile_segment, consts, inputs, weights)
     for source, array in zip(live, arrays, strict=True):
         stack = Stack(array, size if chunk else 0)

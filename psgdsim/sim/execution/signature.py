@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,8 +28,11 @@ class Signature:
         forwards: for each leaf of the result which of the data it is, or None if it is computed.
         program: `(consts, dynamic leaves) -> leaves of the result`, traceable; None for a total of many addends.
         consts: arrays that the kernel closes over.
-        dtypes: of the data.
+        data_avals: shape and dtype of the data.
+        work_nbytes: about what is in memory while it is computed [byte].
         num_addends: of how many trees a weighted total is taken in one go; 0 for all other kernels.
+        objective: for a gradient, how the values whose gradient it is are computed from the same data; None if it is
+            none, or if not all of the data that its results are gradients of come first.
         num_carried: how many leading leaves of the arguments have the shapes of the result, so that calls may form a
             chain; 0 if that cannot be.
         out_codes: a number for each leaf of the result that stands for its shape and dtype.
@@ -43,9 +47,11 @@ class Signature:
     forwards: tuple[int | None, ...]
     program: Callable[[Leaves, Leaves], list[Any]] | None
     consts: tuple[Any, ...] = ()
-    dtypes: tuple[Any, ...] = ()
+    data_avals: tuple[Any, ...] = ()
+    work_nbytes: int = 0
     num_addends: int = 0
     num_carried: int = 0
+    objective: Signature | None = None
     out_codes: tuple[int, ...] = ()
     memory: Memory = field(default_factory=Memory)
 
@@ -58,6 +64,11 @@ class Signature:
     def is_view(self) -> bool:
         """Whether nothing is computed: the result consists of arguments."""
         return None not in self.forwards
+
+    @cached_property
+    def dtypes(self) -> tuple[Any, ...]:
+        """The dtypes of the data."""
+        return tuple(aval.dtype for aval in self.data_avals)
 
     @cached_property
     def row_nbytes(self) -> int:
@@ -82,12 +93,28 @@ def trace(kernel: Kernel, tree: Any, leaves: Leaves) -> Signature | None:
         The signature; None if the function does more than jax can trace, such as reading numbers.
     """
     numbers = [i for i, leaf in enumerate(leaves) if is_data(leaf) or isinstance(leaf, int | float)]
+    objective = None if kernel.objective is None else trace(Kernel(kernel.name, kernel.objective), tree, leaves)
     for dynamic in (numbers, [i for i in numbers if is_data(leaves[i])]):
         try:
-            return _trace(kernel, tree, leaves, tuple(dynamic))
+            signature = _trace(kernel, tree, leaves, tuple(dynamic))
+            return signature if objective is None else _with_objective(signature, objective)
         except Exception:  # noqa: S112 - it needs its plain numbers, or more; a call of it will say what is wrong
             continue
     return None
+
+
+def _with_objective(signature: Signature, objective: Signature) -> Signature:
+    """Return the signature of a gradient that knows what it is a gradient of, if that is as simple as it should be."""
+    gradients = signature.out_avals[len(objective.out_avals) :]
+    data = signature.data_avals[: len(gradients)]
+    fits = (
+        len(objective.out_avals) == 1
+        and objective.dynamic == signature.dynamic
+        and [(each.shape, each.dtype) for each in data] == [(each.shape, each.dtype) for each in gradients]
+        and objective.forwards == (None,) * len(objective.out_avals)
+        and signature.forwards == (None,) * len(signature.out_avals)
+    )
+    return dataclasses.replace(signature, objective=objective) if fits else signature
 
 
 class _MustKnow(Exception):
@@ -130,7 +157,8 @@ def _trace(kernel: Kernel, tree: Any, leaves: Leaves, dynamic: tuple[int, ...]) 
         forwards=forwards,
         program=program,
         consts=tuple(closed.consts),
-        dtypes=tuple(closed.in_avals[place].dtype for place in used),
+        data_avals=tuple(closed.in_avals[place] for place in used),
+        work_nbytes=_work_nbytes(closed.jaxpr),
         num_carried=_num_carried(avals, data) if used[: len(avals)] == list(range(len(avals))) else 0,
     )
 
@@ -153,6 +181,14 @@ def _num_carried(avals: Leaves, data: Leaves) -> int:
         for leaf, aval in zip(data[:num], avals, strict=True)
     )
     return num if fits else 0
+
+
+def _work_nbytes(jaxpr: Any) -> int:
+    """Return the size of all that is computed on the way, also by functions jitted inside [byte]."""
+    inner = [equation.params["jaxpr"].jaxpr for equation in jaxpr.eqns if equation.primitive.name in ("jit", "pjit")]
+    outer = [equation for equation in jaxpr.eqns if equation.primitive.name not in ("jit", "pjit")]
+    avals = [var.aval for equation in outer for var in equation.outvars if hasattr(var.aval, "dtype")]
+    return int(sum(aval.size * aval.dtype.itemsize for aval in avals) + sum(map(_work_nbytes, inner)))
 
 
 def _used(jaxpr: Any) -> list[bool]:

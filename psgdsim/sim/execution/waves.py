@@ -35,16 +35,12 @@ Ready = dict[Signature, list[Call]]
 class Runner:
     """Run calls, and keep what was compiled for them.
 
-    Args:
-        num_alone: so many calls run one by one first: a short run is over before compiling for batches would pay.
-
     Attributes:
         compiled: what was compiled.
     """
 
-    def __init__(self, num_alone: int) -> None:
+    def __init__(self) -> None:
         self.compiled = Compiled()
-        self._num_alone = num_alone
 
     def run(self, calls: Sequence[Call]) -> None:
         """Run calls and all that they wait for, which must be among them.
@@ -52,12 +48,6 @@ class Runner:
         Args:
             calls: in the order in which they were made.
         """
-        if len(calls) <= self._num_alone:
-            self._num_alone -= len(calls)
-            for call in calls:
-                self._run_alone(call)
-                call.is_done, call.inputs = True, []
-            return
         ready, chains = _linked(calls), _chains(calls)
         while ready:
             done = self._run_chain(chains) or self._run_rows(_pop_next(ready), ready)
