@@ -97,6 +97,7 @@ class Simulation:
             program.cancel()
         self.notes.end_all()
         try:
+            self.execution.finish()
             return self._outcome(numbers)
         except Exception as error:  # what was put off has failed: say so, and keep what there is without it
             self._error = self._error or error

@@ -26,16 +26,21 @@ async def work(node: Node, task: Task, *, is_led: bool) -> None:
         return
     params, version, _ = answer
     encoder = await node.compute(task.init_codec, params)
-    for step in itertools.count(1):
+
+    async def push(step: int) -> tuple[Any, Any]:  # whatever it holds is let go of when it returns
         losses, gradients = await node.compute(task.gradients, [params], [blocks.ids(step, node.rank)])
-        gradient, encoder = await node.compute(task.encode, gradients[0], encoder, node.rank, step)
+        gradient, after = await node.compute(task.encode, gradients[0], encoder, node.rank, step)
         await node.send(server, (version, gradient), tag=PUSH)
+        return losses[0], after
+
+    for step in itertools.count(1):
+        loss, encoder = await push(step)
         answer = (await node.recv(server, tag=answer_tag(version))).payload
         if answer is None:
             return
         read = version
         params, version, staleness = answer
-        node.record(loss=losses[0], staleness=staleness, version=read + staleness + 1)
+        node.record(loss=loss, staleness=staleness, version=read + staleness + 1)
         if is_led:
             node.end_step(step)
         elif not await node.checkpoint(step, [params]):

@@ -12,8 +12,8 @@ NUM_ALONE: Final = 10_000
 FEW_RANKS: Final = 32
 """With more, batches pay within a few steps, and a step made call by call would not fit in memory."""
 
-MIN_GRADIENTS: Final = 64
-"""So many gradients are put off at most, or four per rank if that is more."""
+MIN_GRADIENTS: Final = 1024
+"""So many gradients are put off at most, or two per rank if that is more: long chains run quicker than short ones."""
 
 
 class Execution(Protocol):
@@ -21,6 +21,9 @@ class Execution(Protocol):
 
     def call(self, kernel: Kernel, arguments: tuple[Any, ...]) -> Any:
         """Return the result of a kernel, a pytree of handles; it may be computed later."""
+
+    def finish(self) -> None:
+        """Compute all that anybody still wants: no more calls will come."""
 
 
 def make(kind: str, num_ranks: int) -> Execution:
@@ -36,4 +39,4 @@ def make(kind: str, num_ranks: int) -> Execution:
         return Exact()
     from psgdsim.sim.execution.batched import Batched
 
-    return Batched(max(MIN_GRADIENTS, 4 * num_ranks), NUM_ALONE if num_ranks <= FEW_RANKS else 0)
+    return Batched(max(MIN_GRADIENTS, 2 * num_ranks), NUM_ALONE if num_ranks <= FEW_RANKS else 0)

@@ -46,7 +46,7 @@ class Batched:
     """
 
     def __init__(self, max_gradients: int, num_alone: int = 0) -> None:
-        self._max_gradients = max_gradients
+        self._max_gradients = self._limit = max_gradients
         self._num_gradients = 0
         self._pending: list[Call] = []
         self._signatures: dict[Key, Signature | None] = {}
@@ -95,7 +95,7 @@ class Batched:
         results = signature.out_tree.unflatten(self._results(call, data))
         if not (call.is_put_off or call.is_done):
             self._run_at_once(call, arguments)
-        elif self._num_gradients >= self._max_gradients or len(self._pending) >= MAX_PENDING:
+        elif self._num_gradients >= self._limit or len(self._pending) >= MAX_PENDING:
             self._run_older()
         return results
 
@@ -183,6 +183,13 @@ class Batched:
         self._num_gradients -= sum(call.signature.kernel.kind == "gradient" for call in calls)
         self._run(calls)
 
+    def finish(self) -> None:
+        """Run all calls that are still needed."""
+        used = _producers(self._pending)
+        calls, self._pending = [call for call in self._pending if call in used or call.is_held], []
+        self._num_gradients = 0
+        self._run(calls)
+
     def _run_older(self) -> None:
         """Run the older calls: what programs have let go of meanwhile need not be kept."""
         place = _cut(self._pending)
@@ -199,6 +206,8 @@ class Batched:
                 call.is_done, call.inputs = True, []  # nobody wants it
         self._pending = [*waiting, *later]
         self._num_gradients = sum(call.signature.kernel.kind == "gradient" for call in self._pending)
+        # Those that have been passed over must be given the time to be used.
+        self._limit = max(self._max_gradients, self._num_gradients + self._max_gradients // 2)
         self._run(run)
 
     def _run(self, calls: list[Call]) -> None:

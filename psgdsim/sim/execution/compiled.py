@@ -38,10 +38,6 @@ class Compiled:
         below = 1 << (num.bit_length() - 1)
         return next(each for each in (below, 3 * below // 2, 2 * below) if each >= num)
 
-    def shorter(self, signature: Signature, num: int) -> int:
-        """Return a number of rows, at most as many as asked, that is compiled or may well be."""
-        return num if self._is_known(signature, num) else num >> (step := max(0, num.bit_length() - 3)) << step
-
     def _is_known(self, signature: Signature, num: int) -> bool:
         sizes = self._sizes.setdefault(signature, set())
         if len(sizes) < MAX_SIZES:

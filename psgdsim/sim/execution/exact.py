@@ -14,3 +14,6 @@ class Exact:
     def call(self, kernel: Kernel, arguments: tuple[Any, ...]) -> Any:
         """Run a kernel."""
         return wrap(kernel.function(*unwrap(arguments)))
+
+    def finish(self) -> None:
+        """Do nothing: all has been computed."""

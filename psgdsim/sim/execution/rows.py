@@ -169,6 +169,8 @@ class Scan(NamedTuple):
         slots: for each of these inputs the leaf of the results that it is.
         kept: the leaves of the results that slots hold.
         live: what is wanted of each row.
+        carried: for each leaf that is carried the place among those kept of the slots that it is in at first; None if
+            it is elsewhere.
     """
 
     update: Signature
@@ -178,6 +180,7 @@ class Scan(NamedTuple):
     slots: tuple[int, ...]
     kept: tuple[int, ...]
     live: tuple[Source, ...]
+    carried: tuple[int | None, ...]
 
 
 def compile_scan(scan: Scan) -> Callable[..., Any]:
@@ -187,15 +190,20 @@ def compile_scan(scan: Scan) -> Callable[..., Any]:
         scan: what to compile.
 
     Returns:
-        `(consts, carry, slots, inputs, reads, writes) -> (last result, slots, live leaves of all rows)`. `consts` as of
-        a segment, those of the update at last; in `carry` pairs of an array and a row of it or None; per leaf that is
-        kept an array of slots; in `inputs` an array, `(stack, indices)` for `gather`, None for `slot`; for each row the
+        `(num, consts, carry, slots, inputs, reads, writes) -> (last result, slots, live leaves of all rows)`. How many
+        rows there are, of which the arrays of rows may have more; `consts` as of a segment, those of the update at
+        last; in `carry` pairs of an array, or None for slots, and a row of it or None; per leaf that is kept an array
+        of slots, given away; in `inputs` an array, `(stack, indices)` for `gather`, None for `slot`; for each row the
         slot that it reads, and the one that its result goes to.
     """
     import jax
+    import jax.numpy as jnp
 
-    def function(consts: Any, carry: Any, slots: Any, inputs: Any, reads: Any, writes: Any) -> Any:
-        carry = [array if row is None else array[row] for array, row in carry]
+    def function(num: Any, consts: Any, carry: Any, slots: Any, inputs: Any, reads: Any, writes: Any) -> Any:
+        arrays = [
+            array if place is None else slots[place] for place, (array, _) in zip(scan.carried, carry, strict=True)
+        ]
+        carry = [array if row is None else array[row] for array, (_, row) in zip(arrays, carry, strict=True)]
         moving = [
             each if layout == "row" else each[1]
             for each, layout in zip(inputs, scan.layouts, strict=True)
@@ -224,7 +232,17 @@ def compile_scan(scan: Scan) -> Callable[..., Any]:
             slots = [each.at[write].set(new[leaf]) for each, leaf in zip(slots, scan.kept, strict=True)]
             return (new, slots), [find(source) for source in scan.live]
 
-        (last, slots), live = jax.lax.scan(step, (carry, slots), (reads, writes, moving))
+        # A scan over as many rows as there are: one program for all numbers up to the length of the arrays.
+        rows = reads, writes, moving
+        _, shapes = jax.eval_shape(step, (carry, slots), jax.tree.map(lambda each: each[0], rows))
+        live = [jnp.zeros((len(reads), *each.shape), each.dtype) for each in shapes]
+
+        def one(place: Any, state: Any) -> Any:
+            before, live = state
+            after, found = step(before, jax.tree.map(lambda each: each[place], rows))
+            return after, [each.at[place].set(new) for each, new in zip(live, found, strict=True)]
+
+        (last, slots), live = jax.lax.fori_loop(0, num, one, ((carry, slots), live))
         return last, slots, live
 
-    return jax.jit(function)
+    return jax.jit(function, donate_argnames=("slots",))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
+
+import numpy as np
 
 from psgdsim.sim.execution.compiled import Compiled
 from psgdsim.sim.execution.draft import is_shared
 from psgdsim.sim.execution.handles import Call, Family, Handle, Stack
 from psgdsim.sim.execution.rows import Layout, Scan, Source, compile_scan
 from psgdsim.sim.execution.scans import Row, Slots, Versions, allot, round_up
+
+SHORTEST: Final = 64
+"""So many rows, or a power of two that is more, a chain is compiled for."""
 
 Origin = dict[int, tuple[Stack, int]]
 """Where a version is: for each leaf a stack and a row of it."""
@@ -26,6 +31,7 @@ class ScanJob:
 
     def __init__(self, rows: list[Row], versions: Versions) -> None:
         self._update = rows[0].update.signature
+        self._length = max(SHORTEST, 1 << (len(rows) - 1).bit_length())
         self._shape = rows[0].shape
         self._updates = [row.update for row in rows]
         self._calls = [row.calls for row in rows]
@@ -38,7 +44,7 @@ class ScanJob:
             if place in versions.places:
                 array, layout = None, "slot"
             else:
-                array, layout = along([row.outside[place] for row in rows], dtype)
+                array, layout = along([row.outside[place] for row in rows], dtype, self._length)
             self._inputs.append(array)
             self._layouts.append(layout)  # type: ignore[arg-type]
         self._before: list[Origin] = [
@@ -96,20 +102,28 @@ class ScanJob:
             if any(calls[step].is_wanted(leaf) for calls in self._calls)
         )
         signatures, sources, layouts = self._shape.signatures, self._shape.sources, tuple(self._layouts)
-        scan = Scan(self._update, signatures, sources, layouts, self._versions.leaves, tuple(leaves), live)
+        carry, carried = self._carried(buffers)
+        scan = Scan(self._update, signatures, sources, layouts, self._versions.leaves, tuple(leaves), live, carried)
         consts = [*(signature.consts for signature in signatures), self._update.consts]
-        reads = _indices(slots.reads or [0] * num)
-        writes = _indices([size - 1 if slot < 0 else slot for slot in slots.writes])
+        reads = _indices(slots.reads or [0] * num, self._length)
+        writes = _indices([size - 1 if slot < 0 else slot for slot in slots.writes], self._length)
         last, buffers, arrays = compiled.call(
-            scan, compile_scan, consts, self._carry, buffers, self._inputs, reads, writes
+            scan, compile_scan, np.int32(num), consts, carry, buffers, self._inputs, reads, writes
         )
         stacks = {leaf: Stack(buffer, size) for leaf, buffer in zip(leaves, buffers, strict=True)}
         self._settle_updates(last, stacks, slots)
         for source, array in zip(live, arrays, strict=True):
-            stack = Stack(array, num)
+            stack = Stack(array, self._length)
             for row, calls in enumerate(self._calls):
                 calls[source.step].settle(source.leaf, stack, row)
         return [*(call for calls in self._calls for call in calls), *self._updates]
+
+    def _carried(self, buffers: Sequence[Any]) -> tuple[list[tuple[Any, Any]], tuple[int | None, ...]]:
+        """Return what is carried at first, and in which slots it is: these are given away, and must be given once."""
+        places = {id(buffer): place for place, buffer in enumerate(buffers)}
+        carried = tuple(places.get(id(array)) for array, _ in self._carry)
+        pairs = zip(self._carry, carried, strict=True)
+        return [(array if place is None else None, row) for (array, row), place in pairs], carried
 
     def _slots(self, leaves: Sequence[int], compiled: Compiled) -> tuple[Slots, list[Any]]:
         """Return which version is in which slot, and the slots as they are before the first row."""
@@ -121,7 +135,7 @@ class ScanJob:
         if stacks is not None:
             starts = [next(iter(origin.values()))[1] for origin in self._before]
             slots = allot(self._versions.reads, num, num_before, kept, starts)
-            if slots.num < stacks[0].num:
+            if slots.num < stacks[0].num and not self._is_gathered(stacks):
                 return slots, [stack.array for stack in stacks]
         slots = allot(self._versions.reads, num, num_before, kept, None)
         # As many as before if they are enough: that is compiled already.
@@ -152,10 +166,16 @@ class ScanJob:
                 return None
         return stacks if size and all(stack.num == size for stack in stacks) else None
 
+    def _is_gathered(self, stacks: Sequence[Stack]) -> bool:
+        """Whether rows find data in stacks otherwise than as versions."""
+        found = {
+            id(each[0] if layout == "gather" else each)
+            for each, layout in zip(self._inputs, self._layouts, strict=True)
+        }
+        return any(id(stack.array) in found for stack in stacks)
+
     def _load(self, leaves: Sequence[int], size: int, starts: Sequence[int], compiled: Compiled) -> list[Any]:
         """Return slots with the versions from before in them."""
-        import numpy as np
-
         buffers = []
         for leaf in leaves:
             aval = self._update.out_avals[leaf]
@@ -204,24 +224,22 @@ def is_head(update: Call) -> bool:
 
 def located(leaf: Any) -> tuple[Any, Any]:
     """Return the array that a leaf is in, and its row, None if it is all of it."""
-    import numpy as np
-
     if type(leaf) is not Handle:
         return leaf, None
     return leaf.ready.array, np.int32(leaf.row) if leaf.ready.num else None
 
 
-def along(leaves: Sequence[Any], dtype: Any) -> tuple[Any, Layout]:
-    """Return what rows find their data in, and how."""
-    import numpy as np
-
+def along(leaves: Sequence[Any], dtype: Any, length: int) -> tuple[Any, Layout]:
+    """Return what rows find their data in, and how; what they find each its own is as many as asked."""
     first = leaves[0]
     is_same = is_shared(leaves)
     if type(first) is not Handle:
-        return np.asarray(first if is_same else leaves, dtype), "shared" if is_same else "row"
+        if is_same:
+            return np.asarray(first, dtype), "shared"
+        return np.asarray([*leaves, *[first] * (length - len(leaves))], dtype), "row"
     if is_same:
         return first.array, "shared"
-    return (first.ready.array, _indices([leaf.row for leaf in leaves])), "gather"
+    return (first.ready.array, _indices([leaf.row for leaf in leaves], length)), "gather"
 
 
 def _compile_put(_: str) -> Callable[..., Any]:
@@ -234,7 +252,8 @@ def _compile_put(_: str) -> Callable[..., Any]:
     return jax.jit(put)
 
 
-def _indices(numbers: Sequence[int]) -> Any:
-    import numpy as np
-
-    return np.asarray(numbers, np.int32)
+def _indices(numbers: Sequence[int], length: int) -> Any:
+    """Return numbers as an array of some length, zeros after them."""
+    found = np.zeros(length, np.int32)
+    found[: len(numbers)] = numbers
+    return found

@@ -161,7 +161,7 @@ def versions_of(rows: Sequence[Row]) -> Versions | None:
         if type(column[0]) is not Handle or is_shared(column):
             continue
         origins = {id(leaf.stack) if leaf.call is None else 0 for leaf in column}
-        if len(origins) == 1 and 0 not in origins:
+        if len(origins) == 1 and 0 not in origins and not _is_version(column[0], update):
             continue
         numbers = {leaf.leaf for leaf in column}
         leaf = numbers.pop()
@@ -188,6 +188,12 @@ def versions_of(rows: Sequence[Row]) -> Versions | None:
                 before[-1 - version][leaf].append(handle)
         reads.append(version)
     return Versions(tuple(places), tuple(leaves), reads, before)
+
+
+def _is_version(leaf: Handle, update: Signature) -> bool:
+    """Whether a leaf is in the slots of an earlier chain of an update."""
+    family = None if leaf.stack is None else leaf.stack.family
+    return family is not None and family.update is update
 
 
 class Slots(NamedTuple):
@@ -248,5 +254,5 @@ def allot(reads: Sequence[int], num_rows: int, num_before: int, kept: set[int], 
 
 def round_up(num: int) -> int:
     """Return a number that is not much larger and has few bits, so that few sizes are compiled."""
-    step = 1 << max(0, num.bit_length() - 3)
+    step = 1 << max(2, num.bit_length() - 2)
     return -(-num // step) * step

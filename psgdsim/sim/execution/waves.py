@@ -61,7 +61,7 @@ class Runner:
 
     def _run_chain(self, chains: dict[Signature, deque[Call]]) -> list[Call]:
         """Run updates that form a chain, as far as they can run now; return what has run."""
-        for signature, updates in chains.items():
+        for updates in chains.values():
             while updates and updates[0].is_done:
                 updates.popleft()
             if not updates or not is_head(updates[0]):
@@ -69,7 +69,6 @@ class Runner:
             rows = follow(updates[0], MAX_STEPS)
             if not rows:
                 continue
-            rows = rows[: self.compiled.shorter(signature, len(rows))]
             versions = versions_of(rows) if len(rows) > 1 else None
             if versions is not None:
                 return ScanJob(rows, versions).run(self.compiled)
