@@ -152,15 +152,17 @@ def list_parts(
 @app.command()
 def verify(
     subjects: Annotated[
-        list[str] | None, typer.Argument(metavar="[coded|network]...", help="What to verify; everything by default.")
+        list[str] | None,
+        typer.Argument(metavar="[coded|network|strategies]...", help="What to verify; everything by default."),
     ] = None,
+    schedules: Annotated[int, typer.Option(min=1, metavar="N", help="Random schedules for each strategy.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Compute laws and published numbers afresh, and compare."""
     from psgdsim.testing.verify import verify as run_checks
 
     checks = []
-    for check in run_checks(subjects or []):
+    for check in run_checks(subjects or [], schedules):
         checks.append(check)
         if not as_json:
             output.print_check(check)

@@ -84,8 +84,8 @@ def _seconds(value: Any) -> str | None:
 def print_check(check: Check) -> None:
     """Print one line of a verification."""
     verdict = "ok  " if check.is_right else "FAIL"
-    error = "exact" if check.error is None else f"{check.error:.1e}"
-    numbers = f"expected {check.expected:<14} got {check.got:<14} error {error:<8}"
+    error = "exact" if check.error is None else f"{check.error:.1e} of {check.tolerance:.1e}"
+    numbers = f"expected {check.expected:<14} got {check.got:<14} error {error:<18}"
     typer.echo(f"{verdict}  {check.name:<48} {numbers} {check.source}")
 
 

@@ -18,6 +18,7 @@ from psgdsim.data.order import split_rows as split_rows
 from psgdsim.data.partition import dirichlet as dirichlet
 from psgdsim.data.partition import iid as iid
 from psgdsim.data.partition import label_shards as label_shards
+from psgdsim.data.quantity import quantity_skew as quantity_skew
 from psgdsim.data.synthetic import none as none
 from psgdsim.data.synthetic import synthetic_classification as synthetic_classification
 from psgdsim.data.synthetic import synthetic_linear as synthetic_linear

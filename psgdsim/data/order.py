@@ -49,6 +49,10 @@ class SampleOrder:
         self._passes: list[dict[int, np.ndarray]] = [{} for _ in shards]
         self._last: dict[int, tuple[int, np.ndarray]] = {}
 
+    def shard(self, block: int) -> np.ndarray:
+        """Return the sample ids of a block, int32, in no order of use; the array is not to be changed."""
+        return self._shards[block]
+
     def ids(self, step: int, block: int) -> np.ndarray:
         """Return the sample ids of one block in one step, int32, `(rows[block],)`; the array is not to be changed.
 

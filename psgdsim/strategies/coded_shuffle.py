@@ -57,7 +57,7 @@ def coded_shuffle(
         for name, values in (("learning_rates", learning_rates), ("seeds", seeds)):
             if values is not None and len(values) != jobs:
                 raise ValueError(f"{name}: expected one per model, {jobs} for this code; got {len(values)}")
-        if not codec.is_summable:
+        if not codec.is_identity:
             raise ValueError("codec: coded_shuffle XORs the raw bits of gradients; expected codec 'identity'")
 
     def jobs(world_size: int) -> list[tuple[int, float | None]]:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
 from psgdsim import rng
+from psgdsim.strategies.gradient_codes_approximate import BernoulliCode, StochasticCode
+from psgdsim.strategies.gradient_codes_base import GradientCode
 
 if TYPE_CHECKING:
     import numpy as np
 
-CodeName = Literal["fractional_repetition", "cyclic_repetition"]
+CodeName = Literal["fractional_repetition", "cyclic_repetition", "stochastic", "bernoulli"]
 
 GOOD: Final = 1e2
 """A code whose decoding weights stay below this in all trials is taken at once."""
 
-BAD: Final = 1e4
-"""Decoding multiplies the rounding of float32 messages, 6e-8, by its weights; codes with larger ones are refused."""
+BAD: Final = 1e3
+"""Decoding multiplies the rounding of float32 messages, 6e-8, by its weights; a code with larger ones is refused."""
 
-MAX_DRAWS: Final = 20
+MAX_DRAWS: Final = 100
 """Random codes that are drawn at most."""
 
 MAX_TRIALS: Final = 256
@@ -30,38 +31,6 @@ MAX_TRIALS: Final = 256
 
 MAX_RESIDUAL: Final = 1e-6
 """By how much a block may count more or less than once."""
-
-
-class GradientCode(ABC):
-    """A code for N workers and as many blocks, of which s workers may be missing.
-
-    Args:
-        num: N.
-        stragglers: s.
-
-    Raises:
-        ValueError: there is no such code.
-    """
-
-    def __init__(self, num: int, stragglers: int) -> None:
-        if stragglers >= num:
-            raise ValueError(f"stragglers: expected less than world_size ({num}); got {stragglers}")
-        self.num, self.stragglers = num, stragglers
-
-    @abstractmethod
-    def row(self, worker: int) -> dict[int, float]:
-        """Return the coefficients of the s + 1 blocks that a worker sums up, by block, ascending."""
-
-    @abstractmethod
-    def weights(self, arrived: Sequence[int]) -> dict[int, float] | None:
-        """Return by worker, ascending, the weights that turn sums into the sum over all blocks, each once.
-
-        Args:
-            arrived: the workers whose sums are there, in the order in which they came.
-
-        Returns:
-            Weights of some of these workers; None if their sums are not enough.
-        """
 
 
 class FractionalRepetition(GradientCode):
@@ -143,15 +112,19 @@ class CyclicRepetition(GradientCode):
         best, lowest = None, math.inf
         for draw in range(MAX_DRAWS):
             matrix = self._draw(draw)
-            largest = max(self._amplification(matrix, survivors) for survivors in self._trials)
-            if largest < lowest:
+            largest = 0.0
+            for survivors in self._trials:
+                largest = max(largest, self._amplification(matrix, survivors))
+                if largest >= lowest:
+                    break
+            else:
                 best, lowest = matrix, largest
             if lowest < GOOD:
                 break
         if best is None or lowest > BAD:
             raise ValueError(
                 f"stragglers: {self.stragglers} of {self.num} are too many for code 'cyclic_repetition': decoding "
-                f"would multiply rounding errors by {lowest:.1g}, expected at most {BAD:.0g}; use fewer, or code "
+                f"would multiply rounding errors by {lowest:.2g}, expected at most {BAD:.0g}; use fewer, or code "
                 "'fractional_repetition'"
             )
         return best
@@ -193,18 +166,24 @@ def _solve(rows: np.ndarray) -> tuple[np.ndarray, float]:
     return weights, float(np.abs(rows.T @ weights - 1).max())
 
 
-def make_code(name: CodeName, num: int, stragglers: int, seed: int = 0) -> GradientCode:
+def make_code(name: CodeName, num: int, stragglers: int, seed: int = 0, copies: int | None = None) -> GradientCode:
     """Return a code.
 
     Args:
-        name: `fractional_repetition` or `cyclic_repetition`.
+        name: which one.
         num: number of workers, and of blocks.
         stragglers: how many may be missing.
         seed: of a random code.
+        copies: on how many workers each block is, where that does not follow from the number of stragglers.
 
     Raises:
         ValueError: there is no such code.
     """
     if name == "fractional_repetition":
         return FractionalRepetition(num, stragglers)
-    return CyclicRepetition(num, stragglers, seed)
+    if name == "cyclic_repetition":
+        return CyclicRepetition(num, stragglers, seed)
+    copies = min(num, stragglers + 1) if copies is None else copies
+    if name == "stochastic":
+        return StochasticCode(num, stragglers, copies)
+    return BernoulliCode(num, stragglers, copies, seed)

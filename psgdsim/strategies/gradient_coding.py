@@ -15,7 +15,8 @@ from psgdsim.compilation import lazy_jit
 from psgdsim.errors import PeerLost, StrategyError
 from psgdsim.node import Job, Kernel, Message, Node
 from psgdsim.strategies.base import Strategy, register_strategy
-from psgdsim.strategies.gradient_codes import CodeName, GradientCode, make_code
+from psgdsim.strategies.gradient_codes import CodeName, make_code
+from psgdsim.strategies.gradient_codes_base import GradientCode
 from psgdsim.task import Task
 
 PUSH: Final = "push"
@@ -57,6 +58,7 @@ def gradient_coding(
     stragglers: Annotated[int, Field(ge=0)],
     code: CodeName = "cyclic_repetition",
     code_seed: Annotated[int, Field(ge=0)] = 0,
+    copies: Annotated[int, Field(ge=1)] | None = None,
 ) -> Strategy:
     """Let each worker send one coded sum of s + 1 blocks, and take the exact gradient from the first N - s sums.
 
@@ -67,24 +69,33 @@ def gradient_coding(
     sums go up; each worker computes s + 1 times as much. That pays where stragglers are slow whatever they compute. The
     parameters are those of synchronous SGD but for rounding, whoever straggles; s = 0 is synchronous SGD. Up to s
     workers may be lost.
-    Source: Tandon, Lei, Dimakis and Karampatziakis, ICML 2017, arXiv 1612.03301.
+    With code `stochastic` or `bernoulli` the gradient is not exact, and a worker computes d times as much, whatever s
+    is. In the first, worker j sends u_j = sum of g_i / d, and the sum of N - s of these, times N / (N - s), has the
+    mean g(w) if who straggles is random; with d = 1 stragglers are ignored. In the second, the server comes as near to
+    counting each block once as it can. `decoding_error` is how far both are from that, sum_i (count_i - 1)^2.
+    Sources: Tandon, Lei, Dimakis and Karampatziakis, ICML 2017, arXiv 1612.03301; Bitar, Wootters and El Rouayheb, ISIT
+    2019, arXiv 1905.05383; Charles, Papailiopoulos and Ellenberg, arXiv 1711.06771.
 
     Note:
         Sums are coded and decoded in float64 but sent as float32; a random code that would multiply their rounding by
-        more than 10,000 is refused. So would a lossy codec's errors be multiplied. A sum on its way is not called
+        more than 1,000 is refused. So would a lossy codec's errors be multiplied. A sum on its way is not called
         back. The server waits for N - s sums even where fewer would do (`fractional_repetition`).
 
     Args:
         stragglers: how many workers the server need not wait for, s.
         code: `fractional_repetition`, groups of s + 1 workers that send the same plain sum, s + 1 must divide
-            world_size; or `cyclic_repetition`, blocks i to i + s with random coefficients.
-        code_seed: of these coefficients.
+            world_size; `cyclic_repetition`, blocks i to i + s with random coefficients; `stochastic`, each block on d
+            workers, whose sums count alike; or `bernoulli`, each block on each worker with probability d / N.
+        code_seed: of these coefficients, or of who gets what.
+        copies: on how many workers a block is with code `stochastic` or, in the mean, `bernoulli`, d; s + 1 if None.
     """
+    if copies is not None and code not in ("stochastic", "bernoulli"):
+        raise ValueError(f"copies: only codes 'stochastic' and 'bernoulli' have copies; got code {code!r}")
     tolerated = (PeerLost,) if stragglers else ()
 
     @functools.cache
     def make(world_size: int) -> GradientCode:
-        return make_code(code, world_size, stragglers, code_seed)
+        return make_code(code, world_size, stragglers, code_seed, copies)
 
     def check(world_size: int, _codec: Codec) -> None:
         make(world_size)
@@ -178,6 +189,8 @@ class _Server:
             gradient = await _weighted_sum(node, list(weights.values()), [sums[worker] for worker in weights])
             state = await node.compute(task.apply, state, gradient)
             node.record(amplification=max(map(abs, weights.values())))
+            if not self._code.is_exact:
+                node.record(decoding_error=self._code.error(weights))
             goes_on = await node.checkpoint(step, [state.params])
             params = state.params if goes_on else None
             calls = [self._call(worker, (params, step + 1, worker in weights)) for worker in range(node.world_size)]

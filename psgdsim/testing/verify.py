@@ -11,6 +11,7 @@ from psgdsim.scenario.experiment import build
 from psgdsim.sim.driver import run_sim
 from psgdsim.testing.checks import Check
 from psgdsim.testing.verify_network import verify_network
+from psgdsim.testing.verify_strategies import NUM_SCHEDULES, verify_strategies
 
 CCDC_LOADS = {(4, 2): "3/4", (4, 3): "1/3", (5, 2): "9/10", (5, 3): "8/15", (6, 2): "1", (6, 3): "2/3", (6, 5): "1/5"}
 COMBINE_LOADS = {(4, 2): "5/4", (6, 3): "4/3"}
@@ -59,8 +60,12 @@ def _coded(code: str, world_size: int, redundancy: int) -> dict[str, Any]:
     return summary
 
 
-def verify(subjects: Sequence[str]) -> Iterator[Check]:
+def verify(subjects: Sequence[str], num_schedules: int = NUM_SCHEDULES) -> Iterator[Check]:
     """Run the checks of some subjects, or of all if none is named.
+
+    Args:
+        subjects: names in `SUBJECTS`.
+        num_schedules: how many random schedules each strategy is run through.
 
     Raises:
         PsgdsimError: there is no such subject.
@@ -69,8 +74,12 @@ def verify(subjects: Sequence[str]) -> Iterator[Check]:
         if subject not in SUBJECTS:
             raise PsgdsimError(f"nothing to verify is called {subject!r}; {nearest(subject, SUBJECTS)}")
     for subject in subjects or SUBJECTS:
-        yield from SUBJECTS[subject]()
+        yield from SUBJECTS[subject](num_schedules)
 
 
-SUBJECTS: dict[str, Callable[[], Iterator[Check]]] = {"coded": verify_coded, "network": verify_network}
-"""What can be verified, by name."""
+SUBJECTS: dict[str, Callable[[int], Iterator[Check]]] = {
+    "coded": lambda _: verify_coded(),
+    "network": lambda _: verify_network(),
+    "strategies": verify_strategies,
+}
+"""What can be verified, by name; random schedules per strategy -> the checks."""

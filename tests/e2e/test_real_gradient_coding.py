@@ -50,8 +50,9 @@ def test_both_modes_end_with_the_same_parameters(code, stragglers, tmp_path):
     assert 20 * (4 - stragglers) * size <= real.summary["bytes"]["payload_total"] - 19 * 4 * size <= 20 * 4 * size
 
 
-def test_a_run_without_stragglers_sends_the_same_bytes_in_both_modes(tmp_path):
-    strategy = {"kind": "gradient_coding", "stragglers": 0}
+@pytest.mark.parametrize("code", [{}, {"code": "stochastic", "copies": 2}, {"code": "bernoulli", "copies": 2}], ids=str)
+def test_a_run_without_stragglers_sends_the_same_bytes_in_both_modes(code, tmp_path):
+    strategy = {"kind": "gradient_coding", "stragglers": 0, **code}
     sim, real = (
         psgdsim.run({**SMALL, "strategy": strategy}, mode=mode, out=tmp_path / mode) for mode in ("sim", "real")
     )

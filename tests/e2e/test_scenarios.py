@@ -58,9 +58,12 @@ def test_scenario_runs(path: Path, tmp_path: Path) -> None:
     ended = sorted((int(row["rank"]), int(row["step"])) for row in rows)
     if "histogram" in summary["staleness"]:  # ranks run freely: a step of a server is an update per worker
         leaders = range(num_workers, num_workers + num_servers)
-        # Whoever exchanges only once in a period has made more steps when that is over.
+        # Whoever exchanges only once in a period has made more steps when that is over; and where an update takes fewer
+        # gradients than there are workers, the last one may use some more than it takes to end.
         made = sum(rank < num_workers for rank, _ in ended)
-        assert made > 2 * num_workers if path.stem == "easgd_8nodes" else made == 2 * num_workers
+        is_more = path.stem in ("easgd_8nodes", "backup_16nodes")
+        num_active = 5 if path.stem == "fedavg_20clients" else num_workers  # a quarter of them is drawn in each step
+        assert made > 2 * num_workers if is_more else made == 2 * num_active
         ended = [place for place in ended if place[0] in leaders]
     else:
         leaders = range(num_workers + num_servers)

@@ -100,6 +100,34 @@ TWINS = {
             "topology.multicast=unicast",
         ],
     ),
+    "gradients that are sent where they have changed": (
+        BASE,
+        [
+            *SMALL,
+            "max_steps=6",
+            "strategy={kind: lag}",
+            "batch_size=null",
+            "global_batch_size=31",
+            "optimizer={kind: sgd, learning_rate: 0.02, schedule: {kind: cosine, total_steps: 8}}",
+            "codec={kind: error_feedback, codec: {kind: top_k, ratio: 0.1}}",
+        ],
+    ),
+    "gradients that the server asks for": (BASE, [*SMALL, "max_steps=6", "strategy={kind: lag, trigger: server}"]),
+    "gradients that are rounded, and sent where they have changed": (
+        BASE,
+        [*SMALL, "max_steps=6", "optimizer.learning_rate=0.02", "strategy={kind: laq, bits: 3}"],
+    ),
+    "federated averaging of some clients with unequal shards": (
+        BASE,
+        [
+            *SMALL,
+            "world_size=4",
+            "data={kind: digits, partition: {kind: quantity_skew, alpha: 1.0}}",
+            "batch_size=100",
+            "strategy={kind: fedavg, client_fraction: 0.5, local_epochs: 2, on_peer_loss: drop, quorum: 0.5}",
+            "codec={kind: error_feedback, codec: {kind: top_k, ratio: 0.1}}",
+        ],
+    ),
     "a model without accuracy": (BASE, ["world_size=3", "max_steps=3", "model={kind: quadratic}", "data={kind: none}"]),
     "redundant blocks, adam, another model": (
         BASE,

@@ -11,7 +11,7 @@ import psgdsim
 from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import build
 from psgdsim.sim.driver import Simulation
-from psgdsim.strategies.graphs import MixingGraph, second_eigenvalue
+from psgdsim.strategies.graphs import MixingGraph, directed, second_eigenvalue
 
 FREE = {"kind": "star", "bandwidth": None, "latency": "0 s"}
 SYNC = {"kind": "all_reduce", "algorithm": "broadcast"}
@@ -143,6 +143,22 @@ def test_late_shares_lead_to_the_same_mean(tau):
     weights = np.array([row["push_weight"] for row in rows]).reshape(8, 200).sum(axis=0)
     np.testing.assert_allclose(weights[:tau], 8 * 0.5 ** np.arange(1, tau + 1), rtol=1e-6)
     assert weights[-1] == pytest.approx(16 / (2 + tau), rel=1e-5)  # what is under way: half as much, tau times
+
+
+@pytest.mark.parametrize("tau", [0, 1, 2, 5])
+@pytest.mark.parametrize("strategy", [{"kind": "sgp"}, {"kind": "sgp", "graph": "exponential"}, IRREGULAR])
+def test_weights_with_those_under_way_add_up_to_the_number_of_ranks(strategy, tau):
+    num, steps = 5, 12
+    _, rows = train({**strategy, "tau": tau}, num, **APART, max_steps=steps)
+    weights = np.array([row["push_weight"] for row in rows]).reshape(num, steps).T
+    sent = []
+    for step, before in enumerate([np.ones(num), *weights[:-1]]):
+        cycle = directed(strategy.get("graph", "one_peer_exponential"), num, strategy.get("edges"))
+        num_dsts = np.array([len(dsts) for dsts in cycle[step % len(cycle)]])
+        sent.append((before * num_dsts / (1 + num_dsts)).sum())
+    for step in range(steps):
+        under_way = sum(sent[max(0, step - tau + 1) : step + 1])
+        assert weights[step].sum() + under_way == pytest.approx(num, rel=1e-6)
 
 
 def test_gossip_learns_what_synchronous_sgd_learns(tiny, tmp_path):

@@ -42,6 +42,15 @@ def run(tmp_path):
             {"stragglers": 2, "code": "fractional_repetition"},
             r"strategy.stragglers: expected s \+ 1 to divide world_size \(4\) .*, so s one of 0, 1, 3; got 2",
         ),
+        (
+            {"stragglers": 1, "code": "stochastic", "copies": 5},
+            r"strategy.copies: expected at most world_size \(4\); got 5",
+        ),
+        ({"stragglers": 1, "code": "bernoulli", "copies": 0}, "strategy.copies: expected at least 1; got 0"),
+        (
+            {"stragglers": 1, "copies": 2},
+            "strategy.copies: only codes 'stochastic' and 'bernoulli' have copies; got code 'cyclic_repetition'",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(parameters, message):
@@ -63,6 +72,7 @@ def test_the_best_of_several_codes_is_taken():
     ]
     taken = max(first._amplification(first.matrix, survivors) for survivors in first._trials)
     assert taken == min(largest) < 1e-2 * max(largest)
+    assert gradient_codes.GOOD < taken < gradient_codes.BAD
 
 
 def test_a_code_depends_on_its_seed_alone():
@@ -102,7 +112,7 @@ def test_a_codec_with_memory_has_its_ends_on_worker_and_server(stragglers, run):
     assert sparse.summary["final"]["train_loss"] < 0.2 * plain.steps["loss"][0]
 
 
-@pytest.mark.parametrize("code", ["cyclic_repetition", "fractional_repetition"])
+@pytest.mark.parametrize("code", ["cyclic_repetition", "fractional_repetition", "stochastic", "bernoulli"])
 def test_batched_execution_agrees_with_exact_execution(code, run, monkeypatch):
     monkeypatch.setattr(execution, "NUM_ALONE", 0)
     changes = {"compute": {"kind": "exponential", "mean": "100 ms"}, "strategy": coded(2, code=code), "world_size": 6}

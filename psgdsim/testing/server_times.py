@@ -1,0 +1,131 @@
+"""A parameter server without a network and without learning: how long its updates take, and how stale gradients are."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import Counter
+from typing import Any, Final, NamedTuple
+
+from psgdsim.node import Kernel
+from psgdsim.scenario import from_dict
+from psgdsim.scenario.experiment import build
+from psgdsim.sim.driver import Simulation
+from psgdsim.sim.execution import Execution
+from psgdsim.testing.schedules import tiny_scenario
+
+COMPUTE: Final[dict[str, dict[str, Any]]] = {
+    "constant": {"kind": "constant", "time": "1 s"},
+    "exponential": {"kind": "exponential", "mean": "1 s"},
+    "shifted": {"kind": "shifted_exponential", "shift": "1 s", "mean": "1 s"},
+    "pareto": {"kind": "pareto", "scale": "1 s", "shape": 2.5},
+    "heterogeneous": {"kind": "fixed_slow_set", "time": "1 s", "delay": "7 s", "ranks": [0, 1]},
+}
+"""How long a gradient takes, by the name of the distribution."""
+
+
+class ServerRun(NamedTuple):
+    """What came of a run.
+
+    Attributes:
+        time: per update of the model [s].
+        staleness: how many gradients that were used were how stale.
+    """
+
+    time: float
+    staleness: Counter[int | float]
+
+    @property
+    def mean(self) -> float:
+        """The mean staleness."""
+        return sum(value * count for value, count in self.staleness.items()) / self.staleness.total()
+
+    @property
+    def variance(self) -> float:
+        """The variance of the staleness."""
+        return sum((value - self.mean) ** 2 * count for value, count in self.staleness.items()) / self.staleness.total()
+
+    def share(self, value: int) -> float:
+        """Return the part of the gradients that were so stale."""
+        return self.staleness[value] / self.staleness.total()
+
+
+@functools.lru_cache(64)
+def run_server(num_workers: int, num_gradients: int, compute: str = "exponential", **parameters: Any) -> ServerRun:
+    """Run a parameter server until it has used so many gradients.
+
+    Args:
+        num_workers: how many.
+        num_gradients: a multiple of that.
+        compute: how long a gradient takes, a name in `COMPUTE`.
+        parameters: of the strategy.
+
+    Example:
+        >>> run_server(4, 40, "constant", sync="async").share(3)
+        0.925
+    """
+    scenario = {
+        **tiny_scenario({"kind": "parameter_server", **parameters}, num_workers),
+        "data": {"kind": "none", "num_samples": 1024},
+        "batch_size": 1,
+        "compute": COMPUTE[compute],
+        "max_steps": num_gradients // num_workers,
+    }
+    simulation = Simulation(build(from_dict(scenario)))
+    simulation.execution = _Remembered(simulation.execution)
+    simulation.accounts.series.edge = math.inf  # nobody looks at links
+    outcome = simulation.run()
+    if outcome.error is not None:
+        raise outcome.error
+    counts = sum((Counter(report.staleness) for report in outcome.reports[:num_workers]), Counter[int | float]())
+    return ServerRun(outcome.time / outcome.reports[num_workers].rows[-1]["version"], counts)
+
+
+class _Remembered:
+    """Computes what each kernel returns once: values do not decide when things happen."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._known: dict[str, Any] = {}
+
+    def call(self, kernel: Kernel, arguments: tuple[Any, ...]) -> Any:
+        """Return what the kernel has returned the first time."""
+        if kernel.name not in self._known:
+            self._known[kernel.name] = self._execution.call(kernel, arguments)
+        return self._known[kernel.name]
+
+    def finish(self) -> None:
+        """Compute what was put off."""
+        self._execution.finish()
+
+
+class OrderStatistic(NamedTuple):
+    """The k-th smallest of n independent times from Exp(1).
+
+    Attributes:
+        k: which one.
+        n: of how many.
+    """
+
+    k: int
+    n: int
+
+    @property
+    def mean(self) -> float:
+        """Its expectation, H_n - H_(n-k): after the i-th, the next of the n - i left comes after Exp(n - i)."""
+        return sum(1 / i for i in range(self.n - self.k + 1, self.n + 1))
+
+    @property
+    def variation(self) -> float:
+        """Its standard deviation over its mean."""
+        return math.sqrt(sum(1 / i**2 for i in range(self.n - self.k + 1, self.n + 1))) / self.mean
+
+
+def four_errors(variation: float, num: int) -> float:
+    """Return four standard errors of a mean, relative to it: the tolerance of all simulated means.
+
+    Args:
+        variation: the standard deviation of one of the addends over its mean, or a bound of that.
+        num: how many independent addends there are.
+    """
+    return 4 * variation / math.sqrt(num)

@@ -1,0 +1,58 @@
+"""Strategies against closed forms, published numbers and random schedules: `psgdsim verify strategies`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from psgdsim.testing import verify_servers as servers
+from psgdsim.testing import verify_training as training
+from psgdsim.testing.checks import Check
+from psgdsim.testing.schedules import RandomSchedules
+from psgdsim.testing.variants import Variant, built_in_variants
+
+NUM_SCHEDULES: Final = 20
+"""Random schedules of each strategy unless another number is asked for."""
+
+PARTS: Final[dict[str, Callable[[], Iterator[Check]]]] = {
+    "k_sync": servers.verify_k_sync,
+    "k_batch_sync": servers.verify_k_batch_sync,
+    "asynchronous times": servers.verify_asynchronous_times,
+    "staleness": servers.verify_staleness,
+    "distribution of staleness": servers.verify_staleness_distribution,
+    "backup workers": servers.verify_backup,
+    "bounded staleness": servers.verify_bounded_staleness,
+    "stability": servers.verify_stability,
+    "delay compensation": training.verify_delay_compensation,
+    "gradient codes": training.verify_gradient_codes,
+    "when coding pays": training.verify_when_coding_pays,
+    "local SGD": training.verify_local_sgd,
+    "stationary variance": training.verify_stationary_variance,
+    "gossip": training.verify_gossip,
+}
+"""What is compared with theory, by name."""
+
+
+def verify_strategies(num_schedules: int = NUM_SCHEDULES) -> Iterator[Check]:
+    """Compare times, staleness and results with theory, then run every strategy through random schedules.
+
+    Args:
+        num_schedules: of each strategy.
+    """
+    for part in PARTS.values():
+        yield from part()
+    yield from map(functools.partial(check_schedules, num=num_schedules), built_in_variants())
+
+
+def check_schedules(variant: Variant, num: int) -> Check:
+    """Run a strategy through the random schedules of seeds 0, 1, ...; the check names the first that fails.
+
+    Args:
+        variant: the strategy.
+        num: how many schedules.
+    """
+    schedules = RandomSchedules.of(variant.spec, variant.world_size, has_late_messages=variant.has_late_messages)
+    failures = list(schedules.failures(range(num)))
+    got = f"{len(failures)} failed, first: {failures[0]}" if failures else "0 failed"
+    return Check(f"{variant.label}, {num} schedules", "0 failed", got, "psgdsim.testing.schedules")
