@@ -74,7 +74,7 @@ def main() -> None:
     use_cache_on_disk()
     rows = []
     for num in map(int, parser.parse_args().workers.split(",")):
-        steps = max(32, 4096 // num)
+        steps = max(24, 20_000 // num)  # the first 10,000 calls of a run of few ranks are made one by one
         floors = rounds_per_second(num)
         floor = min(floors.values())
         times = {name: round_time(num, strategy, steps) for name, strategy in STRATEGIES.items()}

@@ -71,7 +71,7 @@ def test_many_plain_numbers_can_be_added() -> None:
 
 
 def test_what_has_failed_is_said_again_to_all_who_ask() -> None:
-    def refuse(_: Any) -> Any:
+    def refuse(*_: Any) -> Any:
         raise RuntimeError("no")
 
     execution = Batched(4)

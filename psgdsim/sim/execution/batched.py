@@ -9,7 +9,6 @@ same arguments run once.
 from __future__ import annotations
 
 import dataclasses
-import weakref
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -113,22 +112,15 @@ class Batched:
         return handle
 
     def _results(self, call: Call, data: Sequence[Any]) -> list[Any]:
-        """Return what stands for the leaves of a call's result: those handles that there are, and new ones."""
-        signature, results = call.signature, []
-        for leaf, (aval, forward) in enumerate(zip(signature.out_avals, signature.forwards, strict=True)):
-            handle = call.outputs[leaf]() if call.outputs[leaf] is not None else None  # type: ignore[misc]
-            if forward is not None:
-                handle = data[forward]
-            elif handle is None:
-                handle = Handle(self, aval.shape, aval.dtype, signature.out_codes[leaf])
-                handle.call, handle.leaf = call, leaf
-                call.outputs[leaf] = weakref.ref(handle)
-            results.append(handle)
-        return results
+        """Return what stands for the leaves of a call's result; `data` is what it was called with this time."""
+        return [
+            call.result(leaf) if forward is None else data[forward]
+            for leaf, forward in enumerate(call.signature.forwards)
+        ]
 
     def _new_call(self, signature: Signature, data: list[Any]) -> Call:
         """Return a call that is put off, or one that is to be run at once."""
-        call = Call(signature, data, is_put_off=not self._num_alone)
+        call = Call(self, signature, data, is_put_off=not self._num_alone)
         if call.is_put_off:
             self._pending.append(call)
             self._num_gradients += signature.kernel.kind == "gradient"
@@ -180,45 +172,45 @@ class Batched:
         needed = _ancestors(handle.call)
         calls = [call for call in self._pending if call in needed]
         self._pending = [call for call in self._pending if call not in needed]
-        self._num_gradients -= sum(call.signature.kernel.kind == "gradient" for call in calls)
         self._run(calls)
 
     def finish(self) -> None:
         """Run all calls that are still needed."""
-        used = _producers(self._pending)
-        calls, self._pending = [call for call in self._pending if call in used or call.is_held], []
-        self._num_gradients = 0
-        self._run(calls)
+        calls, self._pending = _needed(self._pending), []
+        self._run(calls, may_leave=False)
 
     def _run_older(self) -> None:
         """Run the older calls: what programs have let go of meanwhile need not be kept."""
         place = _cut(self._pending)
         older, later = self._pending[:place], self._pending[place:]
-        used, wanted = _producers(older), _producers(later)
         run, waiting = [], []
-        for call in older:
-            if call in used or call.signature.kernel.kind != "gradient" or call.num_passed == PATIENCE:
-                run.append(call)
-            elif call in wanted or call.is_held:  # whoever adds it up or applies it will run along with it
+        needed, wanted = set[Call](), _producers(later)
+        for call in reversed(older):
+            can_wait = call not in needed and (call.is_left or call.signature.kernel.kind == "gradient")
+            if call not in needed and call not in wanted and not call.is_held:
+                call.is_done, call.inputs = True, []  # nobody wants it
+            elif can_wait and call.num_passed < PATIENCE:  # whoever adds it up or applies it will run along with it
                 call.num_passed += 1
                 waiting.append(call)
             else:
-                call.is_done, call.inputs = True, []  # nobody wants it
-        self._pending = [*waiting, *later]
-        self._num_gradients = sum(call.signature.kernel.kind == "gradient" for call in self._pending)
+                run.append(call)
+                needed |= _producers([call])
+        self._pending = [*reversed(waiting), *later]
+        self._run(run[::-1])
         # Those that have been passed over must be given the time to be used.
         self._limit = max(self._max_gradients, self._num_gradients + self._max_gradients // 2)
-        self._run(run)
 
-    def _run(self, calls: list[Call]) -> None:
-        """Run calls; once that has failed nothing can be computed any more."""
+    def _run(self, calls: list[Call], *, may_leave: bool = True) -> None:
+        """Run calls, all but those that are left for later; once that has failed nothing can be computed any more."""
         if self._failure is not None:
             raise self._failure
         try:
-            self._runner.run(calls)
+            left = self._runner.run(calls, _producers(self._pending) if may_leave else set(calls))
         except Exception as error:
             self._failure = error
             raise
+        self._pending = [*left, *self._pending]
+        self._num_gradients = sum(call.signature.kernel.kind == "gradient" for call in self._pending)
         for signature in self._signatures.values():
             if signature is not None:
                 signature.memory.tidy()
@@ -242,6 +234,17 @@ def _code(leaf: Any) -> Any:
 def _producers(calls: Sequence[Call]) -> set[Call]:
     """Return the calls that some calls wait for."""
     return {leaf.call for call in calls for leaf in call.inputs if type(leaf) is Handle and leaf.call is not None}
+
+
+def _needed(calls: Sequence[Call]) -> list[Call]:
+    """Return the calls whose results somebody holds, or others of them need."""
+    found: list[Call] = []
+    needed: set[Call] = set()
+    for call in reversed(calls):
+        if call in needed or call.is_held:
+            found.append(call)
+            needed |= _producers([call])
+    return found[::-1]
 
 
 def _ancestors(call: Call) -> set[Call]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from psgdsim.sim.execution.handles import Call, Handle
@@ -155,11 +155,39 @@ class Draft:
         step, row = self._place[leaf.call]
         return Source(step, leaf.leaf), row
 
-    def release(self) -> None:
-        """Let go of all handles: from now on a handle is alive only if somebody else wants it."""
-        self.outside, self._known = [], {}
+    def is_closed(self, wanted: Collection[Call]) -> bool:
+        """Whether no other call needs a row's result, neither one that waits for it nor one of those given."""
+        inside = {*self._place, *self.total_calls}
+        return all(call not in wanted and inside.issuperset(call.consumers) for call in self._place)
+
+    def release(self) -> list[list[Any]]:
+        """Let go of all handles within: from now on one is alive only if somebody else wants it; return the others."""
+        outside, self.outside, self._known = self.outside, [], {}
         for call in (*(call for step in self.steps for call in step), *self.total_calls):
             call.inputs = []
+        return outside
+
+    def restore(self, outside: Sequence[Sequence[Any]], missing: Collection[Source]) -> dict[Call, None]:
+        """Give calls back their arguments that must still run for what somebody holds; return these calls.
+
+        Args:
+            outside: what `release` returned.
+            missing: the leaves that were not computed.
+        """
+        left: dict[Call, None] = {}
+        for row in range(self.num) if missing else ():
+            needed = {source.step for source in missing if self.steps[source.step][row].is_wanted(source.leaf)}
+            for step in reversed(range(len(self.steps))):
+                needed |= {source.step for source in self.sources[step] if step in needed and source.step >= 0}
+            for step in sorted(needed):
+                call = self.steps[step][row]
+                call.inputs = [
+                    outside[place][row] if before < 0 else self.steps[before][row].result(place)
+                    for before, place in self.sources[step]
+                ]
+                call.consumers = []
+                left[call] = None
+        return left
 
 
 def is_shared(leaves: Sequence[Any]) -> bool:

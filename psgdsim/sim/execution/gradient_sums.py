@@ -29,9 +29,15 @@ def can_sum(segment: Segment) -> bool:
     return (
         all(segment.layouts[place] == "shared" for place in places[:num_params])
         and any(segment.layouts[place] == "row" for place in places[num_params:])
-        and all(source.step == 0 and source.leaf < num_values for source in segment.live)
+        and all(is_value(segment, source) for source in segment.live)
         and all(_is_linear(segment, source, num_values) for source in segment.totals[0].addends)
     )
+
+
+def is_value(segment: Segment, source: Source) -> bool:
+    """Whether a leaf is a value whose gradient the rows are."""
+    objective = segment.signatures[0].objective
+    return objective is not None and source.step == 0 and source.leaf < len(objective.out_avals)
 
 
 def _is_linear(segment: Segment, source: Source, num_values: int) -> bool:

@@ -60,6 +60,7 @@ class Call:
     """A kernel with its arguments, to be run.
 
     Args:
+        execution: what it is part of.
         signature: the kernel and the shapes.
         inputs: the data among the leaves of its arguments.
         is_put_off: whether it runs together with others, later.
@@ -69,13 +70,18 @@ class Call:
         missing: how many other calls must run before.
         consumers: the calls that wait for this one.
         is_done: whether it has run.
+        is_left: whether others ran without it, so that it must run only if somebody needs its result.
         num_passed: how often others ran and it did not.
     """
 
-    __slots__ = ("consumers", "inputs", "is_done", "is_put_off", "missing", "num_passed", "outputs", "signature")
+    __slots__ = (
+        "consumers", "execution", "inputs", "is_done", "is_left", "is_put_off", "missing", "num_passed", "outputs",
+        "signature",
+    )  # fmt: skip
 
-    def __init__(self, signature: Signature, inputs: list[Any], *, is_put_off: bool = True) -> None:
-        self.signature, self.inputs, self.is_put_off = signature, inputs, is_put_off
+    def __init__(self, execution: Batched, signature: Signature, inputs: list[Any], *, is_put_off: bool = True) -> None:
+        self.execution, self.signature, self.inputs, self.is_put_off = execution, signature, inputs, is_put_off
+        self.is_left = False
         self.outputs: list[weakref.ref[Handle] | None] = [None] * len(signature.out_avals)
         self.missing = 0
         self.consumers: list[Call] = []
@@ -97,11 +103,24 @@ class Call:
         """Whether its whole result is there, or will be if somebody wants it."""
         return not self.is_done or all(output is None or output() is not None for output in self.outputs)
 
+    def result(self, leaf: int) -> Any:
+        """Return what stands for a leaf of the result: the handle that there is, or a new one."""
+        forward, output = self.signature.forwards[leaf], self.outputs[leaf]
+        if forward is not None:
+            return self.inputs[forward]
+        handle = None if output is None else output()
+        if handle is None:
+            aval = self.signature.out_avals[leaf]
+            handle = Handle(self.execution, aval.shape, aval.dtype, self.signature.out_codes[leaf])
+            handle.call, handle.leaf = self, leaf
+            self.outputs[leaf] = weakref.ref(handle)
+        return handle
+
     def settle(self, leaf: int, stack: Stack, row: int = 0) -> None:
         """Tell a handle where its array is."""
         output = self.outputs[leaf]
         handle = None if output is None else output()
-        if handle is not None:
+        if handle is not None and handle.stack is None:
             handle.call, handle.stack, handle.row = None, stack, row if stack.num else 0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from psgdsim.sim.execution.compiled import Compiled
 from psgdsim.sim.execution.draft import Draft, is_shared
-from psgdsim.sim.execution.gradient_sums import can_sum
+from psgdsim.sim.execution.gradient_sums import can_sum, is_value
 from psgdsim.sim.execution.handles import Call, Handle, Stack
 from psgdsim.sim.execution.rows import Layout, Segment, Source, compile_segment, weigh
 from psgdsim.sim.execution.signature import Signature
@@ -25,13 +25,22 @@ SMALLEST_CHUNK: Final = 8
 """Rows that are computed at once at least."""
 
 
-def run_segment(draft: Draft, compiled: Compiled) -> list[Call]:
-    """Run a segment, and tell all handles where their arrays are; return the calls that have run."""
+def run_segment(draft: Draft, compiled: Compiled, *, may_leave: bool = False) -> tuple[list[Call], list[Call]]:
+    """Run a segment, and tell all handles where their arrays are.
+
+    Args:
+        draft: what to run.
+        compiled: what was compiled.
+        may_leave: whether calls may be left whose sum alone is needed, though programs hold what they return.
+
+    Returns:
+        The calls that have run, and those that have been left.
+    """
     signatures = tuple(step[0].signature for step in draft.steps)
     size, chunk = _size(draft, compiled)
     inputs, layouts = _inputs(draft, size, compiled)
     weights = [_padded(each, size) for each in draft.weights]
-    draft.release()
+    outside = draft.release()
     live = tuple(
         Source(step, leaf)
         for step, calls in enumerate(draft.steps)
@@ -41,21 +50,33 @@ def run_segment(draft: Draft, compiled: Compiled) -> list[Call]:
     is_partial = any(0.0 in each for each in draft.weights)
     is_masked = is_partial or (bool(draft.weights) and size > draft.num)
     segment = Segment(signatures, tuple(draft.sources), layouts, live, tuple(draft.totals), chunk, is_masked)
+    if not is_partial:
+        segment = _summed(segment, size, may_leave=may_leave)
     consts = [signature.consts for signature in signatures]
-    if can_sum(segment) and not is_partial:
-        objective = cast(Signature, signatures[0].objective)
-        fits = 1 << (max(1, WORK_NBYTES // max(1, objective.work_nbytes)).bit_length() - 1)
-        segment = segment._replace(is_summed=True, is_masked=False, chunk=math.gcd(size, fits))
-        consts[0] = objective.consts
+    if segment.is_summed:
+        consts[0] = cast(Signature, signatures[0].objective).consts
     arrays, totals = compiled.call(segment, compile_segment, consts, inputs, weights)
-    for source, array in zip(live, arrays, strict=True):
+    for source, array in zip(segment.live, arrays, strict=True):
         stack = Stack(array, size if chunk else 0)
         for row, call in enumerate(draft.steps[source.step]):
             call.settle(source.leaf, stack, row)
     for call, leaves in zip(draft.total_calls, totals, strict=True):
         for leaf, array in enumerate(leaves):
             call.settle(leaf, Stack(array))
-    return [*(call for step in draft.steps for call in step), *draft.total_calls]
+    left = draft.restore(outside, set(live) - set(segment.live))
+    done = [call for step in draft.steps for call in step if call not in left]
+    return [*done, *draft.total_calls], list(left)
+
+
+def _summed(segment: Segment, size: int, *, may_leave: bool) -> Segment:
+    """Return what computes a sum of gradients as one gradient, if that is all that is needed."""
+    values = tuple(source for source in segment.live if is_value(segment, source))
+    summed = segment._replace(live=values if may_leave else segment.live)
+    if not can_sum(summed):
+        return segment
+    objective = cast(Signature, segment.signatures[0].objective)
+    fits = 1 << (max(1, WORK_NBYTES // max(1, objective.work_nbytes)).bit_length() - 1)
+    return summed._replace(is_summed=True, is_masked=False, chunk=math.gcd(size, fits))
 
 
 def _size(draft: Draft, compiled: Compiled) -> tuple[int, int]:

@@ -9,7 +9,7 @@ wait for it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from psgdsim.sim.execution.compiled import Compiled
@@ -41,17 +41,25 @@ class Runner:
 
     def __init__(self) -> None:
         self.compiled = Compiled()
+        self._wanted: Collection[Call] = ()
+        self._left: dict[Call, None] = {}
 
-    def run(self, calls: Sequence[Call]) -> None:
+    def run(self, calls: Sequence[Call], wanted: Collection[Call]) -> list[Call]:
         """Run calls and all that they wait for, which must be among them.
 
         Args:
             calls: in the order in which they were made.
+            wanted: those whose results are needed by calls that are made later.
+
+        Returns:
+            The calls that have been left: programs hold what they return, but so far only a sum of it was needed.
         """
+        self._wanted, self._left = wanted, dict[Call, None]()
         ready, chains = _linked(calls), _chains(calls)
         while ready:
             done = self._run_chain(chains) or self._run_rows(_pop_next(ready), ready)
             _release(done, ready)
+        return [call for call in calls if call in self._left]
 
     def _run_alone(self, call: Call) -> None:
         if call.signature.num_addends:
@@ -97,7 +105,11 @@ class Runner:
             draft = Draft(parts[0][:longest])
         if len(parts) > 1:
             ready[signature] = [call for part in parts[1:] for call in part]
-        return run_segment(draft, self.compiled)
+        done, left = run_segment(draft, self.compiled, may_leave=draft.is_closed(self._wanted))
+        for call in left:
+            call.is_left = True
+            self._left[call] = None
+        return done
 
 
 def _linked(calls: Iterable[Call]) -> Ready:
