@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure simulated asynchronous SGD against a scan.")
     parser.add_argument("--workers", default="8,64,512")
     use_cache_on_disk()
-    rows = [measure(num, SIZES, 8192) for num in map(int, parser.parse_args().workers.split(","))]
+    rows = [measure(num, SIZES, 32_768) for num in map(int, parser.parse_args().workers.split(","))]
     rows.append(measure(64, SMALL, 65_536))
     print(json.dumps({"cores": os.cpu_count(), "versions": versions(), "results": rows}, indent=2))
 
