@@ -12,7 +12,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST_WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test lint format bench docs clean
+.PHONY: help install install-dev demo test lint format bench bench-peers docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ format: $(VENV)/dev.stamp  ## repair style
 bench: $(VENV)/core.stamp  ## measure everything that benchmarks/ can measure by itself
 	@for file in $(filter-out %_floors.py,$(wildcard benchmarks/*.py)); do \
 		echo "# $$file" && $(BIN)/python $$file || exit 1; done
+
+bench-peers: $(VENV)/core.stamp  ## measure against other simulators, which it installs into the user's cache folder (3 GB)
+	$(BIN)/python benchmarks/peers/run.py
 
 docs: $(VENV)/docs.stamp  ## build the documentation as HTML into docs/_build/html
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html

@@ -101,7 +101,7 @@ def test_a_short_run_makes_its_calls_one_by_one_with_the_same_result() -> None:
 
 def test_a_synchronous_round_compiles_once_however_many_rounds_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "NUM_ALONE", 0)
-    monkeypatch.setattr(execution, "MIN_GRADIENTS", 16)
+    monkeypatch.setattr(execution, "MAX_GRADIENTS", 16)
     clock, counts = compile_clock(), []
     for steps in (16, 48):
         before = clock.num_programs

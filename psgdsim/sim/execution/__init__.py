@@ -12,8 +12,11 @@ NUM_ALONE: Final = 10_000
 FEW_RANKS: Final = 32
 """With more, batches pay within a few steps, and a step made call by call would not fit in memory."""
 
-MIN_GRADIENTS: Final = 1024
-"""So many gradients are put off at most, or two per rank if that is more: long chains run quicker than short ones."""
+MAX_STEPS: Final = 16
+"""So many gradients per rank are put off at most: what is put off should not leave the processor's cache."""
+
+MAX_GRADIENTS: Final = 1024
+"""So many gradients are put off at most by all ranks together, or two per rank if that is more."""
 
 
 class Execution(Protocol):
@@ -39,4 +42,4 @@ def make(kind: str, num_ranks: int) -> Execution:
         return Exact()
     from psgdsim.sim.execution.batched import Batched
 
-    return Batched(max(MIN_GRADIENTS, 2 * num_ranks), NUM_ALONE if num_ranks <= FEW_RANKS else 0)
+    return Batched(max(min(MAX_GRADIENTS, MAX_STEPS * num_ranks), 2 * num_ranks), NUM_ALONE if num_ranks <= FEW_RANKS else 0)

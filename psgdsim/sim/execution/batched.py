@@ -91,9 +91,12 @@ class Batched:
             call = self._new_call(signature, data) if known is None else known
             if known is None:
                 memory.remember(given, data, call)
-        results = signature.out_tree.unflatten(self._results(call, data))
+        leaves = self._results(call, data)
+        results = signature.out_tree.unflatten(leaves)
         if not (call.is_put_off or call.is_done):
             self._run_at_once(call, arguments)
+            if memory.is_worth_it and kernel.kind != "gradient":
+                memory.keep(leaves)
         elif self._num_gradients >= self._limit or len(self._pending) >= MAX_PENDING:
             self._run_older()
         return results

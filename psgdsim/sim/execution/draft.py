@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from psgdsim.sim.execution.handles import Call, Handle
 from psgdsim.sim.execution.rows import Source, Total
 from psgdsim.sim.execution.signature import Signature
+
+MAX_STEPS: Final = 8
+"""Kernels that follow each other in a segment at most: long programs take long to compile."""
 
 
 class Draft:
@@ -51,7 +54,7 @@ class Draft:
     def _grow(self) -> None:
         """Take in all kernels that follow row by row, and then the weighted sums over the rows."""
         tried: set[Signature] = set()
-        while new := [each for each in self._followers() if each not in tried]:
+        while len(self.steps) < MAX_STEPS and (new := [each for each in self._followers() if each not in tried]):
             for signature in new:
                 tried.add(signature)
                 calls = self._next_step(signature)

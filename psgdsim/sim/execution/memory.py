@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 PATIENCE: Final = 256
 """After so many calls of a kernel without a single repetition, nobody looks for one any more."""
 
+NUM_KEPT: Final = 2
+"""So many results of a kernel are kept at most."""
+
 PLAIN: Final = (int, float, np.generic)
 """What is compared by value; all else by identity."""
 
@@ -23,13 +27,14 @@ Key = tuple[Any, ...]
 class Memory:
     """Results of the calls of one kernel, by their arguments.
 
-    It holds neither arguments nor results alive: a result is found as long as somebody else holds it, or it is still to
-    be computed.
+    It holds neither arguments nor results alive, but for a few that it is asked to keep: a result is found as long as
+    somebody else holds it, or it is still to be computed.
     """
 
     def __init__(self) -> None:
         self._known: dict[Key, tuple[list[Any], Call]] = {}
         self._num_missed = 0
+        self._kept: deque[Sequence[Any]] = deque(maxlen=NUM_KEPT)
 
     @property
     def is_worth_it(self) -> bool:
@@ -57,8 +62,13 @@ class Memory:
         self._num_missed += 1
         self._known[key] = [weakref.ref(leaf) for leaf in _objects(data)], call
 
+    def keep(self, results: Sequence[Any]) -> None:
+        """Hold the results of a call that has run, until a few others have: other ranks may be about to make it."""
+        self._kept.append(results)
+
     def tidy(self) -> None:
-        """Forget what nobody can ask for any more."""
+        """Forget what nobody can ask for any more, and let go of what has been kept."""
+        self._kept.clear()
         if not self.is_worth_it:
             self._known.clear()
         for key, (refs, call) in list(self._known.items()):
