@@ -68,8 +68,7 @@ class Simulation:
         timeout = experiment.scenario.real.heartbeat_timeout
         self.outages = Outages(self.env, self.network, self.post, hosts, timeout, self.look)
         self._conditions = LinkConditions(self.network, self.outages.begin, self.outages.end)
-        num_changes = len(experiment.changes)
-        self.faults = Faults(self, experiment.faults, gated.of_fault, self._conditions, num_changes)
+        self.faults = Faults(self, experiment.faults, gated.of_fault, self._conditions, len(experiment.changes))
         self.nodes += [SimNode(self, rank) for rank in range(experiment.num_ranks)]
         self._evaluations = Evaluations(experiment.task)
         self._progress = progress
@@ -255,8 +254,7 @@ class Simulation:
             if program.is_done:
                 continue
             waits = [str(waiter) for waiter in node.mailbox.waiters]
-            if self.ends.is_waiting(node):
-                waits.append(f"checkpoint(step={node.step})")
+            waits += [f"checkpoint(step={node.step})"] * self.ends.is_waiting(node)
             waits += self.shortcuts.waits_of(node)
             unread = [f"{message.tag!r} from rank {message.src}" for message in node.mailbox.unread[:3]]
             has = f"; unread: {', '.join(unread)}" if unread else ""

@@ -42,4 +42,5 @@ def make(kind: str, num_ranks: int) -> Execution:
         return Exact()
     from psgdsim.sim.execution.batched import Batched
 
-    return Batched(max(min(MAX_GRADIENTS, MAX_STEPS * num_ranks), 2 * num_ranks), NUM_ALONE if num_ranks <= FEW_RANKS else 0)
+    max_gradients = max(min(MAX_GRADIENTS, MAX_STEPS * num_ranks), 2 * num_ranks)
+    return Batched(max_gradients, NUM_ALONE if num_ranks <= FEW_RANKS else 0)

@@ -82,24 +82,27 @@ class Batched:
         data = leaves if len(signature.dynamic) == len(leaves) else [leaves[i] for i in signature.dynamic]
         if signature.is_view:
             return signature.out_tree.unflatten([data[place] for place in signature.forwards if place is not None])
-        memory = signature.memory
-        if not memory.is_worth_it:
-            call = self._new_call(signature, data)
-        else:
-            given = key_of(data)
-            known = memory.recall(given, data)
-            call = self._new_call(signature, data) if known is None else known
-            if known is None:
-                memory.remember(given, data, call)
-        leaves = self._results(call, data)
-        results = signature.out_tree.unflatten(leaves)
+        call = self._call_of(signature, data)
+        results = self._results(call, data)
         if not (call.is_put_off or call.is_done):
             self._run_at_once(call, arguments)
-            if memory.is_worth_it and kernel.kind != "gradient":
-                memory.keep(leaves)
+            if signature.memory.is_worth_it and kernel.kind != "gradient":
+                signature.memory.keep(results)
         elif self._num_gradients >= self._limit or len(self._pending) >= MAX_PENDING:
             self._run_older()
-        return results
+        return signature.out_tree.unflatten(results)
+
+    def _call_of(self, signature: Signature, data: list[Any]) -> Call:
+        """Return the call with the same data whose result can be had, or a new one."""
+        memory = signature.memory
+        if not memory.is_worth_it:
+            return self._new_call(signature, data)
+        key = key_of(data)
+        call = memory.recall(key, data)
+        if call is None:
+            call = self._new_call(signature, data)
+            memory.remember(key, data, call)
+        return call
 
     def wrap(self, tree: Any) -> Any:
         """Return a pytree with every array replaced by a handle."""
