@@ -22,6 +22,9 @@ from psgdsim.task import Task
 PUSH: Final = "push"
 """The tag of coded sums: the step, and the sum."""
 
+FAREWELL: Final = ()
+"""What a worker pushes last, when it has been told to end."""
+
 MODEL: Final = "model"
 """The tag of the server's calls: the parameters (None to end), the step, whether the worker's last sum was used."""
 
@@ -137,6 +140,7 @@ class _Worker:
             self._node.record(is_used=float(is_used))
             self._node.end_step(count)
             if params is None:
+                await self._node.send(self._server, FAREWELL, tag=PUSH)
                 return
             job = self._node.spawn(self._work(params, step))
 
@@ -196,6 +200,7 @@ class _Server:
             calls = [self._call(worker, (params, step + 1, worker in weights)) for worker in range(node.world_size)]
             if not goes_on:
                 await node.gather(*calls)
+                await self._drain()
                 return
             for call in calls:
                 node.spawn(call)
@@ -234,6 +239,18 @@ class _Server:
             if len(self._gone) > self._code.stragglers:
                 raise
             return None
+
+    async def _drain(self) -> None:
+        """Read what comes too late, until each worker has said farewell or is lost."""
+        left = set(range(self._node.world_size)) - self._gone
+        while left:
+            try:
+                message = await self._node.recv(tag=PUSH)
+            except self._tolerated as lost:
+                left.discard(lost.peer)
+            else:
+                if message.payload == FAREWELL:
+                    left.discard(message.src)
 
     async def _call(self, worker: int, call: Any) -> None:
         with contextlib.suppress(*self._tolerated):  # who receives is told of it, too

@@ -21,6 +21,9 @@ The answer to a gradient is tagged with that version: a worker that has crashed 
 for its own that was meant for the one it has been.
 """
 
+FAREWELL: Final = ()
+"""What a worker that the server calls pushes last, when it has been told to end."""
+
 Outcome = tuple[int, int]
 """The version that a gradient has made, and how stale it was."""
 

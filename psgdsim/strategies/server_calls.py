@@ -13,7 +13,7 @@ from typing import Any
 
 from psgdsim.errors import PeerLost
 from psgdsim.node import Message, Node
-from psgdsim.strategies.server_base import Outcome, Push, Rule, Server
+from psgdsim.strategies.server_base import FAREWELL, Outcome, Push, Rule, Server
 from psgdsim.task import Task
 
 
@@ -49,14 +49,18 @@ class CallingServer(Server):
         self._there.discard(worker)
 
     async def _dismiss(self) -> None:
-        """Tell all workers to end at once, and those that have not asked for the model yet when they do."""
+        """Tell all workers to end, at once or when they ask for the model, and read what they send until they do."""
+        left = set(range(self._node.world_size)) - self._gone
         sends = [self._node.spawn(self._end(worker)) for worker in sorted(self._there)]
-        known = set(self._there)
-        while len(known | self._gone) < self._node.world_size:
+        while left:
             message = await self._receive()
-            if isinstance(message, Message) and message.payload is None and message.src not in known:
-                known.add(message.src)
+            if isinstance(message, PeerLost):
+                left.discard(message.peer)
+            elif message.payload is None:
+                left.add(message.src)
                 sends.append(self._node.spawn(self._end(message.src)))
+            elif message.payload == FAREWELL:
+                left.discard(message.src)
         for send in sends:
             await send.wait()
 
@@ -148,6 +152,10 @@ class BoundedServer(CallingServer):
             if self._lead(worker) <= self._bound:
                 self._asking.discard(worker)
                 self._call(worker)
+
+    async def _dismiss(self) -> None:
+        self._asking.clear()  # they are told to end, and nothing after that
+        await super()._dismiss()
 
     def _lose(self, worker: int) -> None:
         """Wait no longer for a worker that is gone."""

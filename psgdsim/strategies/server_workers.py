@@ -9,7 +9,7 @@ from typing import Any
 
 from psgdsim.errors import PeerLost
 from psgdsim.node import Job, Node
-from psgdsim.strategies.server_base import PUSH, Outcome, answer_tag
+from psgdsim.strategies.server_base import FAREWELL, PUSH, Outcome, answer_tag
 from psgdsim.task import Task
 
 
@@ -77,6 +77,7 @@ class CalledWorker:
                 job.cancel()
             self._hear(outcomes)
             if params is None:
+                await self._node.send(self._server, FAREWELL, tag=PUSH)
                 return
             if self._encoder is None:
                 self._encoder = await self._node.compute(self._task.init_codec, params)

@@ -46,3 +46,19 @@ def compare(name: str, expected: float, got: float, source: str, tolerance: floa
     """
     error = abs(got - expected) / (abs(expected) or 1.0)
     return Check(name, f"{expected:.9g}", f"{got:.9g}", source, error, tolerance)
+
+
+def at_most(name: str, limit: float, got: float, source: str) -> Check:
+    """Compare a number with the largest that is right.
+
+    Args:
+        name: what was measured, with its unit.
+        limit: what the law allows.
+        got: what came out.
+        source: where the expectation is from.
+
+    Example:
+        >>> at_most("messages", 3, 2, "a law").is_right
+        True
+    """
+    return Check(name, f"at most {limit:.9g}", f"{got:.9g}", source, max(0.0, got - limit) / (abs(limit) or 1.0))

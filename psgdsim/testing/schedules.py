@@ -50,7 +50,6 @@ class RandomSchedules:
 
     Args:
         experiment: what to run; its network, its compute times and its stop rule count for nothing.
-        has_late_messages: whether what workers send may come when the servers have ended the run.
 
     Example:
         >>> schedules = RandomSchedules.of("all_reduce", world_size=2)
@@ -59,18 +58,14 @@ class RandomSchedules:
     """
 
     experiment: Experiment
-    has_late_messages: bool = False
 
     @classmethod
-    def of(
-        cls, strategy: Spec, world_size: int = 4, *, has_late_messages: bool = False, **changes: Any
-    ) -> RandomSchedules:
+    def of(cls, strategy: Spec, world_size: int = 4, **changes: Any) -> RandomSchedules:
         """Return the schedules of a strategy on a noisy bowl with two parameters.
 
         Args:
             strategy: as in a scenario.
             world_size: the number of workers.
-            has_late_messages: as in the class.
             changes: other keys of the scenario.
 
         Raises:
@@ -78,7 +73,7 @@ class RandomSchedules:
         """
         experiment = build(from_dict({**tiny_scenario(strategy, world_size), **changes}))
         task = _with_kernels(experiment.task) if changes else _tiny_task(world_size)
-        return cls(replace(experiment, task=task), has_late_messages)
+        return cls(replace(experiment, task=task))
 
     def draw(self, seed: int, stop: Schedule | None = None) -> Experiment:
         """Return the experiment with the schedule of a seed.
@@ -123,7 +118,8 @@ class RandomSchedules:
         if outcome.error is not None and not isinstance(outcome.error, CancelledRunError):
             problems = [str(outcome.error)]
         elif not simulation.was_cancelled:
-            problems += self._disagreements(outcome) + self._unreceived(simulation)
+            problems += self._disagreements(outcome)
+            problems += [f"rank {rank}: {', '.join(messages)}" for rank, messages in simulation.unreceived().items()]
         if problems:
             when = "" if cancel_at == math.inf else f", cancelled at {cancel_at!r} s"
             raise AssertionError(f"schedule of seed {seed}{when}: " + "; ".join(problems))
@@ -136,14 +132,6 @@ class RandomSchedules:
         if not odd or not self.experiment.strategy.is_replicated:
             return []
         return [f"rank {odd[0]} ends with other parameters than rank {first}, which `is_replicated` rules out"]
-
-    def _unreceived(self, simulation: WatchedSimulation) -> list[str]:
-        num_workers = self.experiment.world_size
-        return [
-            f"rank {rank}: {', '.join(messages)}"
-            for rank, messages in simulation.unreceived().items()
-            if rank < num_workers or not self.has_late_messages
-        ]
 
     def failures(self, seeds: Iterable[int]) -> Iterator[str]:
         """Run many schedules; yield what went wrong in each that failed."""

@@ -9,10 +9,11 @@ from typing import Any, Final, NamedTuple
 
 from psgdsim.node import Kernel
 from psgdsim.scenario import from_dict
-from psgdsim.scenario.experiment import build
+from psgdsim.scenario.experiment import Experiment, build
 from psgdsim.sim.driver import Simulation
 from psgdsim.sim.execution import Execution
 from psgdsim.testing.schedules import tiny_scenario
+from psgdsim.trace import Outcome
 
 COMPUTE: Final[dict[str, dict[str, Any]]] = {
     "constant": {"kind": "constant", "time": "1 s"},
@@ -71,18 +72,34 @@ def run_server(num_workers: int, num_gradients: int, compute: str = "exponential
         "compute": COMPUTE[compute],
         "max_steps": num_gradients // num_workers,
     }
-    simulation = Simulation(build(from_dict(scenario)))
+    outcome = run_timed(build(from_dict(scenario)))
+    counts = sum((Counter(report.staleness) for report in outcome.reports[:num_workers]), Counter[int | float]())
+    return ServerRun(outcome.time / outcome.reports[num_workers].rows[-1]["version"], counts)
+
+
+def run_timed(experiment: Experiment) -> Outcome:
+    """Run an experiment in which values do not decide when things happen, and compute next to nothing.
+
+    Args:
+        experiment: what to run.
+
+    Returns:
+        The outcome; its times are right, its values are not.
+
+    Raises:
+        PsgdsimError: it fails.
+    """
+    simulation = Simulation(experiment)
     simulation.execution = _Remembered(simulation.execution)
     simulation.accounts.series.edge = math.inf  # nobody looks at links
     outcome = simulation.run()
     if outcome.error is not None:
         raise outcome.error
-    counts = sum((Counter(report.staleness) for report in outcome.reports[:num_workers]), Counter[int | float]())
-    return ServerRun(outcome.time / outcome.reports[num_workers].rows[-1]["version"], counts)
+    return outcome
 
 
 class _Remembered:
-    """Computes what each kernel returns once: values do not decide when things happen."""
+    """Computes what each kernel returns once."""
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution

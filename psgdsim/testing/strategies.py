@@ -33,7 +33,6 @@ def check_strategy(
     num_schedules: int = 100,
     alone: Spec | None = None,
     is_symmetric: bool = False,
-    has_late_messages: bool = False,
     has_twin: bool = False,
 ) -> None:
     """Check that a strategy keeps the contract of `psgdsim.strategies`, and what it promises besides.
@@ -49,7 +48,6 @@ def check_strategy(
         num_schedules: how many random schedules there are; a tenth as many runs are cancelled.
         alone: the same for one worker, if it is plain SGD then.
         is_symmetric: whether it promises that it does not matter which worker has which rows.
-        has_late_messages: whether what workers send may come when the servers have ended the run.
         has_twin: whether to run it for real, too, as processes over TCP: it must end with the same bits and bytes. That
             takes some seconds; the module that registers it must be importable.
 
@@ -62,7 +60,7 @@ def check_strategy(
         >>> check_strategy({"kind": "sgp", "tau": 1}, num_schedules=10)
         >>> check_strategy("all_reduce", alone="all_reduce", is_symmetric=True, num_schedules=10)
     """
-    schedules = RandomSchedules.of(strategy, world_size, has_late_messages=has_late_messages)
+    schedules = RandomSchedules.of(strategy, world_size)
     _check_schedules(schedules, num_schedules)
     _check_cancelling(schedules, max(1, num_schedules // 10))
     if schedules.experiment.strategy.is_lock_step:

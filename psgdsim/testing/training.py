@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import Experiment, build
@@ -12,6 +12,17 @@ from psgdsim.trace import Outcome
 
 if TYPE_CHECKING:
     import numpy as np
+
+APART: Final[dict[str, Any]] = {
+    "model": {"kind": "quadratic", "dim": 4, "noise": 50.0},
+    "batch_size": 1,
+    "optimizer": {
+        "kind": "sgd",
+        "learning_rate": 0.1,
+        "schedule": {"kind": "step_decay", "every_steps": 1, "factor": 1e-12},
+    },
+}
+"""Noise sets the ranks apart in the first step; after it, they only mix."""
 
 
 def run_scenario(scenario: Mapping[str, Any] | Experiment) -> Outcome:
@@ -32,17 +43,18 @@ def run_ranks(scenario: Mapping[str, Any]) -> tuple[np.ndarray, Outcome]:
     Raises:
         PsgdsimError: it fails.
     """
-    import jax
     import numpy as np
 
     simulation = Simulation(build(from_dict(scenario)))
     outcome = simulation.run()
     if outcome.error is not None:
         raise outcome.error
-    ranks = [np.concatenate([np.ravel(leaf.numbers) for leaf in _leaves(jax, node)]) for node in simulation.nodes]
-    return np.stack(ranks), outcome
+    return np.stack([vector_of(node.models[0]) for node in simulation.nodes]), outcome
 
 
-def _leaves(jax: Any, node: Any) -> list[Any]:
-    leaves: list[Any] = jax.tree.leaves(node.models[0])
-    return leaves
+def vector_of(values: Any) -> np.ndarray:
+    """Return the values of a simulation that computes exactly, such as a rank's parameters, as one vector."""
+    import jax
+    import numpy as np
+
+    return np.concatenate([np.ravel(leaf.numbers) for leaf in jax.tree.leaves(values)])

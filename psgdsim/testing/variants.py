@@ -23,7 +23,6 @@ class Variant(NamedTuple):
         world_size: how many workers it is tried with.
         alone: which settings are others for one worker, for which it is plain SGD; None if it does not promise that.
         is_symmetric: whether it does not matter which worker has which rows.
-        has_late_messages: whether what workers send may come when the servers have ended the run.
     """
 
     kind: str
@@ -31,7 +30,6 @@ class Variant(NamedTuple):
     world_size: int = 3
     alone: Mapping[str, Any] | None = None
     is_symmetric: bool = False
-    has_late_messages: bool = False
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -52,10 +50,8 @@ def _all_reduce(algorithm: str, **parameters: Any) -> Variant:
     return Variant("all_reduce", {"algorithm": algorithm, **parameters}, 4, alone, is_symmetric=True)
 
 
-def _server(sync: str, *, alone: Mapping[str, Any] = SGD_ALONE, is_late: bool = False, **settings: Any) -> Variant:
-    is_symmetric = sync == "bsp"
-    parameters = {"sync": sync, **settings}
-    return Variant("parameter_server", parameters, 3, alone, is_symmetric, has_late_messages=is_late)
+def _server(sync: str, *, alone: Mapping[str, Any] = SGD_ALONE, **settings: Any) -> Variant:
+    return Variant("parameter_server", {"sync": sync, **settings}, 3, alone, is_symmetric=sync == "bsp")
 
 
 def _rounds(kind: str, **parameters: Any) -> Variant:
@@ -72,15 +68,15 @@ VARIANTS: Final[tuple[Variant, ...]] = (
     _server("async", on_peer_loss="drop"),
     _server("async", delay_compensation={"kind": "constant"}),
     _server("async", delay_compensation={"kind": "adaptive"}),
-    _server("backup", backup=1, alone={"backup": 0}, is_late=True),
-    _server("k_sync", k=2, alone={"k": 1}, is_late=True),
-    _server("k_batch_sync", k=2, alone={"k": 1}, is_late=True),
+    _server("backup", backup=1, alone={"backup": 0}),
+    _server("k_sync", k=2, alone={"k": 1}),
+    _server("k_batch_sync", k=2, alone={"k": 1}),
     _server("k_async", k=2, alone={"k": 1}),
     _server("k_batch_async", k=2, alone={"k": 1}),
     _server("staleness_aware", k=2, alone={"k": 1}),
-    _server("ssp", staleness_bound=0, is_late=True),
-    _server("ssp", staleness_bound=1, is_late=True),
-    _server("ssp", staleness_bound=1, cached_reads=True, is_late=True),
+    _server("ssp", staleness_bound=0),
+    _server("ssp", staleness_bound=1),
+    _server("ssp", staleness_bound=1, cached_reads=True),
     Variant("local_sgd", {"period": 2}, alone=SGD_ALONE, is_symmetric=True),
     Variant("local_sgd", {"period": 2, "post_local": 1, "buffers": "average"}, is_symmetric=True),
     _rounds("slow_mo"),
@@ -92,17 +88,16 @@ VARIANTS: Final[tuple[Variant, ...]] = (
     Variant("d_psgd", {"mix": "after_step", "graph": "complete"}, 4, SGD_ALONE, is_symmetric=True),
     Variant("sgp", {}, world_size=4, alone={"graph": "complete"}),
     Variant("sgp", {"tau": 2}),
-    Variant("gradient_coding", {"stragglers": 1}, 3, {"stragglers": 0}, is_symmetric=True, has_late_messages=True),
+    Variant("gradient_coding", {"stragglers": 1}, 3, {"stragglers": 0}, is_symmetric=True),
     Variant(
         "gradient_coding",
         {"stragglers": 1, "code": "fractional_repetition"},
         4,
         {"stragglers": 0},
         is_symmetric=True,
-        has_late_messages=True,
     ),
     *(
-        Variant("gradient_coding", {"stragglers": 1, "code": code, "copies": 2}, 4, UNCODED, has_late_messages=True)
+        Variant("gradient_coding", {"stragglers": 1, "code": code, "copies": 2}, 4, UNCODED)
         for code in ("stochastic", "bernoulli")
     ),
     Variant("lag"),

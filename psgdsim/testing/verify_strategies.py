@@ -9,7 +9,9 @@ from typing import Final
 from psgdsim.testing import verify_servers as servers
 from psgdsim.testing import verify_training as training
 from psgdsim.testing.checks import Check
+from psgdsim.testing.pair_averages import verify_pairs
 from psgdsim.testing.schedules import RandomSchedules
+from psgdsim.testing.unlike_squares import verify_lazy
 from psgdsim.testing.variants import Variant, built_in_variants
 
 NUM_SCHEDULES: Final = 20
@@ -26,10 +28,13 @@ PARTS: Final[dict[str, Callable[[], Iterator[Check]]]] = {
     "stability": servers.verify_stability,
     "delay compensation": training.verify_delay_compensation,
     "gradient codes": training.verify_gradient_codes,
+    "stochastic codes": training.verify_stochastic_codes,
     "when coding pays": training.verify_when_coding_pays,
     "local SGD": training.verify_local_sgd,
     "stationary variance": training.verify_stationary_variance,
     "gossip": training.verify_gossip,
+    "averages of pairs": verify_pairs,
+    "lazy gradients": verify_lazy,
 }
 """What is compared with theory, by name."""
 
@@ -52,7 +57,7 @@ def check_schedules(variant: Variant, num: int) -> Check:
         variant: the strategy.
         num: how many schedules.
     """
-    schedules = RandomSchedules.of(variant.spec, variant.world_size, has_late_messages=variant.has_late_messages)
+    schedules = RandomSchedules.of(variant.spec, variant.world_size)
     failures = list(schedules.failures(range(num)))
     got = f"{len(failures)} failed, first: {failures[0]}" if failures else "0 failed"
     return Check(f"{variant.label}, {num} schedules", "0 failed", got, "psgdsim.testing.schedules")

@@ -16,10 +16,11 @@ from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import Experiment, build
 from psgdsim.strategies.delay_compensation import constant
 from psgdsim.strategies.gradient_codes import CodeName, make_code
+from psgdsim.strategies.gradient_codes_approximate import StochasticCode
 from psgdsim.testing.checks import Check, compare
 from psgdsim.testing.schedules import Spec, tiny_scenario
-from psgdsim.testing.server_times import OrderStatistic, four_errors
-from psgdsim.testing.training import run_ranks, run_scenario
+from psgdsim.testing.server_times import OrderStatistic, four_errors, run_timed
+from psgdsim.testing.training import APART, run_ranks, run_scenario
 
 if TYPE_CHECKING:
     import jax
@@ -28,17 +29,6 @@ if TYPE_CHECKING:
 TANDON: Final = "arXiv 1612.03301"
 FLOAT32: Final = 1e-6
 """How far apart two ways of some 30 steps may end on weights of about 1: each step rounds by 2^-24."""
-
-APART: Final[dict[str, Any]] = {
-    "model": {"kind": "quadratic", "dim": 4, "noise": 50.0},
-    "batch_size": 1,
-    "optimizer": {
-        "kind": "sgd",
-        "learning_rate": 0.1,
-        "schedule": {"kind": "step_decay", "every_steps": 1, "factor": 1e-12},
-    },
-}
-"""Noise sets the ranks apart in the first step; after it, they only mix."""
 
 
 def _built(strategy: Spec, world_size: int, **changes: Any) -> Experiment:
@@ -65,6 +55,22 @@ def verify_gradient_codes() -> Iterator[Check]:
     yield compare("n=6 s=2, Exp(1) per block [s]", 3 * law.mean, got, TANDON, four_errors(law.variation, steps))
 
 
+def verify_stochastic_codes() -> Iterator[Check]:
+    """Workers that are missing independently leave the mean, and p / (1 - p) sum_j |u_j|^2 of variance."""
+    import numpy as np
+
+    n, p, draws, source = 12, 0.2, 200_000, "arXiv 1905.05383"
+    code, generator = StochasticCode(n, 0, 3, probability=p), rng.stream(1, "verify stochastic codes")
+    gradients = generator.standard_normal((n, 5))
+    parts = np.stack([sum(c * gradients[block] for block, c in code.row(worker).items()) for worker in range(n)])
+    weights = np.array(list(code.weights(range(n)).values()))
+    estimates = (generator.random((draws, n)) >= p) @ (weights[:, None] * parts)
+    off = np.abs(estimates.mean(axis=0) - gradients.sum(axis=0)) / (estimates.std(axis=0) / math.sqrt(draws))
+    yield compare("stochastic n=12 d=3 p=0.2, mean - gradient [standard errors]", 0.0, float(off.max()), source, 4.0)
+    variance = p / (1 - p) * float((parts**2).sum())
+    yield compare("stochastic n=12 d=3 p=0.2, variance", variance, float(estimates.var(axis=0).sum()), source, 0.02)
+
+
 def verify_when_coding_pays() -> Iterator[Check]:
     """(s + 1) c + H_n - H_s, where the tail does not grow with the load; if it does, all of it times s + 1."""
     n, c, steps = 20, 0.1, 200
@@ -82,7 +88,7 @@ def _step_time(code: CodeName, n: int, s: int, steps: int, seconds: Any) -> floa
     strategy = {"kind": "gradient_coding", "stragglers": s, "code": code}
     compute = ComputeTime(lambda _rank, stream: lambda _now, load: seconds(load, float(stream.exponential())), math.nan)
     experiment = replace(_built(strategy, n, max_steps=steps, batch_size=1), compute=compute)
-    return run_scenario(experiment).time / steps
+    return run_timed(experiment).time / steps
 
 
 def verify_delay_compensation() -> Iterator[Check]:

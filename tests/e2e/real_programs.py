@@ -144,7 +144,7 @@ def build(text):
     schedule = Schedule(steps_per_epoch=1, last_step=6, evaluate_every=2)
     if program == "roams":
         schedule = dataclasses.replace(schedule, last_step=10**6, target_accuracy=0.5)
-    real = SimpleNamespace(processes="local", host="127.0.0.1", port=0, heartbeat_timeout=10.0)
+    real = SimpleNamespace(processes="local", host="127.0.0.1", port=0, heartbeat_timeout=60.0)
     evaluate = lambda model: {"train_loss": float(model["w"][1]), "test_accuracy": 0.5}  # noqa: E731
     return SimpleNamespace(
         world_size=int(world_size),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from patience import PATIENT
 
 import psgdsim
 from psgdsim.testing.loss_laws import LOSS_LAWS
@@ -21,6 +22,7 @@ def scenario(law, multicast="unicast", **changes):
         "strategy": {"kind": "node_law", "law": law, "num_servers": 1},
         "topology": {"kind": "star", "bandwidth": "1 Gbit/s", "latency": "50 us", "multicast": multicast},
         "max_steps": 1,
+        **PATIENT,
         **changes,
     }
 

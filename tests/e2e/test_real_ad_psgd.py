@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from fault_cases import BASE
+from patience import PATIENT
 
 import psgdsim
 
@@ -25,7 +26,7 @@ APART = {
     "batch_size": 1,
     "max_steps": 20,
     "evaluate": {"every": None},
-    "real": {"heartbeat_timeout": "20 s"},
+    **PATIENT,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from fault_cases import BASE
+from patience import PATIENT
 
 import psgdsim
 
@@ -23,6 +24,7 @@ def run(tmp_path, sync):
         "topology": {"kind": "star", "bandwidth": None, "latency": "0 s"},
         "strategy": {"kind": "easgd", "period": 5, "sync": sync},
         "max_steps": 200,
+        **PATIENT,
     }
     result = psgdsim.run(scenario, mode="real", out=tmp_path / "run")
     assert (result.summary["status"], result.summary["steps"]) == ("completed", 200)

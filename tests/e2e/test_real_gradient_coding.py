@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from patience import PATIENT
 
 import psgdsim
 
@@ -21,6 +22,7 @@ SMALL = {
     "execution": "exact",
     "max_steps": 20,
     "evaluate": {"every": "5 steps"},
+    **PATIENT,
 }
 
 

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from patience import HEARTBEAT_TIMEOUT, PATIENT
 
 import psgdsim
 from psgdsim.errors import RankFailed
@@ -24,10 +25,11 @@ SMALL = {
     "topology": {"kind": "star", "bandwidth": None, "latency": "0 s"},
     "max_steps": 20,
     "evaluate": {"every": "5 steps"},
+    **PATIENT,
 }
 
 
-def run(tmp_path, sync, on_peer_loss="fail", kind="parameter_server", check=True, parameters=None, **changes):
+def run(tmp_path, sync="bsp", on_peer_loss="fail", kind="parameter_server", check=True, parameters=None, **changes):
     strategy = {"kind": kind, "sync": sync, "on_peer_loss": on_peer_loss, **(parameters or {})}
     scenario = {**SMALL, "strategy": strategy, "plugins": ["dying_server"], **changes}
     return psgdsim.run(scenario, mode="real", out=tmp_path / "run", check=check)
@@ -115,7 +117,7 @@ def test_time_ends_an_asynchronous_run(tmp_path):
 
 
 @pytest.mark.parametrize("sync", ["bsp", "async"])
-@pytest.mark.parametrize(("stop", "timeout"), [("SIGKILL", "10 s"), ("SIGSTOP", "2 s")])
+@pytest.mark.parametrize(("stop", "timeout"), [("SIGKILL", HEARTBEAT_TIMEOUT), ("SIGSTOP", "4 s")])
 def test_the_run_goes_on_without_a_worker_that_is_lost(sync, stop, timeout, tmp_path):
     result = run(
         tmp_path,
@@ -130,6 +132,21 @@ def test_the_run_goes_on_without_a_worker_that_is_lost(sync, stop, timeout, tmp_
     assert len(rows_of(result, 1)["step"]) == 0
     assert list(rows_of(result, 3)["step"]) == list(range(1, 21))
     assert list(result.evals["step"]) == [5, 10, 15, 20]
+
+
+@pytest.mark.parametrize(("quorum", "clients"), [(0.5, [3, 2, 2, 2]), (0.9, [3, 0, 2, 2])])
+def test_rounds_go_on_without_a_client_that_is_lost(quorum, clients, tmp_path):
+    strategy = {"kind": "dying_fedavg", "quorum": quorum}
+    evaluate = {"every": "1 step"}
+    result = run(tmp_path, strategy=strategy, batch_size=100, max_steps=4, evaluate=evaluate)
+    assert (result.summary["status"], result.summary["steps"]) == ("completed", 4)
+    assert "rank 1 is lost: " in log_of(result)
+    # Its second update is missing: that is enough for a quorum of half of the three, and not for one of nine tenths.
+    assert list(rows_of(result, 3)["clients"]) == clients
+    assert list(rows_of(result, 0)["version"]) == [1, 2, 3, 4]
+    losses = result.evals["train_loss"]
+    assert (losses[1] == losses[0]) == (clients[1] == 0)
+    assert losses[3] < losses[2] < losses[0]
 
 
 @pytest.mark.parametrize("sync", ["bsp", "async"])

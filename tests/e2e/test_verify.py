@@ -7,7 +7,7 @@ import re
 import pytest
 
 from psgdsim.errors import PsgdsimError
-from psgdsim.strategies.base import strategies
+from psgdsim.strategies.base import Strategy, register_strategy, strategies
 from psgdsim.testing.checks import Check
 from psgdsim.testing.variants import Variant
 from psgdsim.testing.verify import SUBJECTS, verify
@@ -38,11 +38,25 @@ def test_all_of_strategies_is_verified_and_every_built_in_one_goes_through_sched
     assert all(check.is_right for check in checks)
 
 
+@register_strategy("chatty_of_a_test")
+def chatty() -> Strategy:
+    """Do nothing but send what nobody reads."""
+
+    async def worker(node, task):
+        state = await node.compute(task.init, 0, None)
+        for step in task.steps():
+            if node.rank == 0:
+                await node.send(1, None, tag="chat")
+            if not await node.checkpoint(step, [state.params]):
+                return
+
+    return Strategy(worker)
+
+
 def test_a_schedule_that_fails_is_named():
-    late = Variant("parameter_server", {"sync": "k_sync", "k": 1}, world_size=3)  # what comes too late is not read
-    check = check_schedules(late, 20)
+    check = check_schedules(Variant("chatty_of_a_test", world_size=3), 20)
     assert not check.is_right
-    assert re.match(r"\d+ failed, first: schedule of seed \d+: rank 3: 'push' from rank ", check.got)
+    assert re.match(r"20 failed, first: schedule of seed 0: rank 1: 'chat' from rank 0 not received", check.got)
 
 
 def test_an_unknown_subject_is_an_error():

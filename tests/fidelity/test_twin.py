@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from patience import HEARTBEAT_TIMEOUT
 
 import psgdsim
 
@@ -139,10 +140,8 @@ TWINS = {
 @pytest.mark.parametrize("name", TWINS)
 def test_both_modes_end_with_the_same_bits_and_bytes(name, tmp_path):
     path, overrides = TWINS[name]
-    sim, real = (
-        psgdsim.run(path, mode=mode, out=tmp_path / mode, overrides=[*overrides, "evaluate.every=2 steps"])
-        for mode in ("sim", "real")
-    )
+    overrides = [*overrides, "evaluate.every=2 steps", f"real.heartbeat_timeout={HEARTBEAT_TIMEOUT}"]
+    sim, real = (psgdsim.run(path, mode=mode, out=tmp_path / mode, overrides=overrides) for mode in ("sim", "real"))
     assert real.summary["params_sha256"] == sim.summary["params_sha256"]
     for column in ("rank", "step", "loss", "bytes"):
         np.testing.assert_array_equal(real.steps[column], sim.steps[column])

@@ -124,17 +124,3 @@ def test_top_k_of_everything_is_no_codec():
     a = run_sim(build(from_dict(scenario(3, "broadcast"))))
     b = run_sim(build(from_dict(scenario(3, "broadcast", codec={"kind": "top_k", "ratio": 1.0}))))
     assert trees.digest(a.models) == trees.digest(b.models)
-
-
-def test_sync_sgd_reaches_its_stationary_variance():
-    # On a w^2 / 2 with gradient noise sigma: eta sigma^2 / (N a (2 - eta a)) = 0.0138889 at N=8, eta=0.2.
-    quadratic = scenario(
-        8,
-        model={"kind": "quadratic", "dim": 2000, "noise": 1.0, "start": 0.0},
-        data={"kind": "none"},
-        global_batch_size=8,
-        optimizer={"kind": "sgd", "learning_rate": 0.2},
-        max_steps=60,
-    )
-    weights = np.asarray(run_sim(build(from_dict(quadratic))).models[0]["weight"])
-    assert np.mean(weights**2) == pytest.approx(0.2 / (8 * 1.8), rel=5 * np.sqrt(2 / 2000))

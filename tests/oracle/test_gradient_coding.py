@@ -231,23 +231,6 @@ def test_a_step_lasts_until_all_but_s_are_there(name, stragglers):
     np.testing.assert_allclose([row["time"] for row in outcome.reports[6].rows], np.cumsum(steps), rtol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("stragglers", "expected", "scaled"),
-    [(0, 3.698, 3.698), (1, 2.798, 5.395), (2, 2.398, 6.593), (3, 2.164, 7.458), (5, 1.914, 8.486)],
-)
-def test_when_coding_pays(stragglers, expected, scaled):
-    # E = (s + 1) c + (H_n - H_s) / mu; if the tail grows with the load, too, (s + 1) (c + (H_n - H_s) / mu).
-    # 200 steps of a maximum whose deviation is about 1.2 s: 5 % are 2 to 3 deviations of the mean.
-    compute = {"kind": "additive_tail_of_a_test"}
-    more = {"world_size": 20, "max_steps": 200, "batch_size": 1}
-    code = "fractional_repetition" if 20 % (stragglers + 1) == 0 else "cyclic_repetition"
-    outcome = simulate(coded(stragglers, code), compute=compute, **more)
-    assert outcome.time / 200 == pytest.approx(expected, rel=0.05)
-    compute = {"kind": "shifted_exponential", "shift": "100 ms", "mean": "1 s"}
-    outcome = simulate(coded(stragglers, code), compute=compute, **more)
-    assert outcome.time / 200 == pytest.approx(scaled, rel=0.05)
-
-
 def test_results_reach_the_run_folder(tiny, tmp_path):
     compute = {"kind": "fixed_slow_set", "time": "10 ms", "delay": "1 s", "ranks": [4]}
     scenario = {**tiny, "world_size": 6, "strategy": coded(1), "compute": compute}

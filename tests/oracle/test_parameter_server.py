@@ -1,4 +1,4 @@
-"""The parameter server against plain SGD, against all-reduce, and against the laws of staleness and throughput."""
+"""The parameter server against plain SGD, all-reduce and the law of throughput; staleness: `psgdsim verify`."""
 
 from __future__ import annotations
 
@@ -98,42 +98,6 @@ def test_asynchronous_updates_replayed_one_by_one_end_with_the_same_bits(tmp_pat
             yield gradient(states[read].params, int(step), int(rank))
 
     np.testing.assert_array_equal(result.params["weight"], train(scenario, by_version)["weight"])
-
-
-# --- staleness ------------------------------------------------------------------------------------------------
-
-
-def staleness_of(result, num):
-    workers = result.steps["rank"] < num
-    order = np.argsort(result.steps["version"][workers])
-    return result.steps["staleness"][workers][order]
-
-
-@pytest.mark.parametrize("num", [2, 8])
-def test_where_all_are_equally_fast_all_gradients_but_the_first_are_equally_stale(num, tmp_path):
-    scenario = {**BASE, "world_size": num, "topology": FREE, "max_steps": 20, **strategy("async")}
-    staleness = staleness_of(psgdsim.run(scenario, out=tmp_path / "run"), num)
-    assert list(staleness[:num]) == list(range(num))
-    assert set(staleness[num:]) == {num - 1}
-
-
-@pytest.mark.parametrize(
-    "compute",
-    [
-        {"kind": "exponential", "mean": "1 s"},
-        {"kind": "pareto", "scale": "1 s", "shape": 2.5},
-        {"kind": "fixed_slow_set", "time": "1 s", "delay": "7 s", "ranks": [0, 1]},
-    ],
-    ids=lambda compute: compute["kind"],
-)
-def test_the_mean_staleness_is_one_less_than_the_workers_however_fast_they_are(compute, tmp_path):
-    # Dutta et al., AISTATS 2018, table 1 (K = 1): all that a version does between a gradient's start and its end.
-    scenario = {**BASE, "world_size": 8, "topology": FREE, "compute": compute, "max_steps": 200, **strategy("async")}
-    staleness = staleness_of(psgdsim.run(scenario, out=tmp_path / "run"), 8)
-    assert staleness.mean() == pytest.approx(7, abs=0.06)
-    if compute["kind"] == "exponential":  # geometric: P(k) = (1/8) (7/8)^k
-        assert np.mean(staleness == 0) == pytest.approx(1 / 8, abs=0.025)
-        assert staleness.var() == pytest.approx(56, rel=0.25)
 
 
 # --- time -----------------------------------------------------------------------------------------------------

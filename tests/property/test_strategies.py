@@ -27,7 +27,6 @@ def test_built_in_strategies_keep_the_laws(variant):
         num_schedules=70,
         alone=alone,
         is_symmetric=variant.is_symmetric,
-        has_late_messages=variant.has_late_messages,
     )
 
 

@@ -1,4 +1,4 @@
-"""A plugin: the parameter server with a worker, rank 1, that a signal stops in its second step in real mode."""
+"""A plugin: strategies with a worker, rank 1, that a signal stops in its second step in real mode."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 from typing import Literal
 
 from psgdsim.real.mesh import TRAINING
-from psgdsim.strategies import parameter_server, register_strategy
+from psgdsim.strategies import fedavg, parameter_server, register_strategy
 
 
 @register_strategy("dying_parameter_server")
@@ -30,22 +30,41 @@ def dying_parameter_server(
 
     async def worker(node, task):
         if who == "worker" and node.rank == 1:
-            stop_in_step_2(node)
+            stop_in_step_2(node, "record", stop)
         await strategy.worker(node, task)
 
     async def server(node, task):
         if who == "server":
-            stop_in_step_2(node)
+            stop_in_step_2(node, "record", stop)
         await strategy.server(node, task)
 
-    def stop_in_step_2(node):
-        record = node.record
-
-        def record_or_stop(**values):
-            if node._phase == TRAINING and node.log.step == 2:
-                os.kill(os.getpid(), getattr(signal, stop))
-            record(**values)
-
-        node.record = record_or_stop
-
     return dataclasses.replace(strategy, worker=worker, server=server)
+
+
+@register_strategy("dying_fedavg")
+def dying_fedavg(quorum: float = 0.5):
+    """Kill rank 1 when it is to send its second update.
+
+    Args:
+        quorum: as in `fedavg`.
+    """
+    strategy = fedavg(1.0, 1, "drop", quorum=quorum)
+
+    async def worker(node, task):
+        if node.rank == 1:
+            stop_in_step_2(node, "send", "SIGKILL")
+        await strategy.worker(node, task)
+
+    return dataclasses.replace(strategy, worker=worker)
+
+
+def stop_in_step_2(node, name, stop):
+    """Stop this process when it first calls a method of its node in its second step."""
+    method = getattr(node, name)
+
+    def call_or_stop(*args, **values):
+        if node._phase == TRAINING and node.log.step == 2:
+            os.kill(os.getpid(), getattr(signal, stop))
+        return method(*args, **values)
+
+    setattr(node, name, call_or_stop)

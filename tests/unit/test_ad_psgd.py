@@ -41,7 +41,11 @@ def column(result, name, rank):
             r"strategy.edges: expected each to join an active rank and a passive one, .* got one through \[2, 3\]",
         ),
         ({"graph": "custom", "edges": [[0, 1], [2, 3]]}, {}, "strategy.edges: expected a connected graph"),
-        ({}, {"codec": {"kind": "top_k", "ratio": 0.5}}, "codec: ad_psgd sends parameters, .* expected codec identity"),
+        (
+            {},
+            {"codec": {"kind": "top_k", "ratio": 0.5}},
+            "codec: ad_psgd sends parameters, .* expected codec 'identity'",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(strategy, changes, message):

@@ -7,6 +7,7 @@ import pytest
 from fault_cases import BASE
 
 import psgdsim
+from psgdsim import wire
 from psgdsim.errors import PeerLost, ScenarioError
 from psgdsim.scenario import from_dict
 from psgdsim.sim import execution
@@ -98,7 +99,9 @@ def test_bytes_are_those_of_the_formula(stragglers, num_slow, run):
     size, steps = 4 * 4, 6
     # Down, parameters after each step but the last; up, sums of those that are not slow.
     assert result.summary["bytes"]["payload_total"] == (4 * (steps - 1) + (4 - num_slow) * steps) * size
-    assert [sent > 0 for sent in result.summary["bytes"]["sent"]] == [rank >= num_slow for rank in range(5)]
+    farewell = wire.nbytes(())  # all that those who are slow have to send
+    assert [sent > farewell for sent in result.summary["bytes"]["sent"]] == [rank >= num_slow for rank in range(5)]
+    assert result.summary["bytes"]["sent"][:num_slow] == [farewell] * num_slow
     headers = np.array(result.summary["bytes"]["sent"][num_slow:4]) / steps - size
     assert len(set(headers)) == 1
     assert 0 < headers[0] < 128

@@ -48,7 +48,7 @@ def rows_of(result, rank):
             r"smoothness: expected one number or 4 of them \(world_size\); got 2",
         ),
         ({"kind": "laq", "bits": 17}, "identity", "strategy.bits: expected at most 16; got 17"),
-        ({"kind": "laq"}, "top_k", "codec: laq rounds gradients by itself, .* expected codec identity"),
+        ({"kind": "laq"}, "top_k", "codec: laq rounds gradients by itself, .* expected codec 'identity'"),
     ],
 )
 def test_what_cannot_be_is_refused(strategy, codec, message):
