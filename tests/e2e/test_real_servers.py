@@ -117,7 +117,7 @@ def test_time_ends_an_asynchronous_run(tmp_path):
 
 
 @pytest.mark.parametrize("sync", ["bsp", "async"])
-@pytest.mark.parametrize(("stop", "timeout"), [("SIGKILL", HEARTBEAT_TIMEOUT), ("SIGSTOP", "4 s")])
+@pytest.mark.parametrize(("stop", "timeout"), [("SIGKILL", HEARTBEAT_TIMEOUT), ("SIGSTOP", "10 s")])
 def test_the_run_goes_on_without_a_worker_that_is_lost(sync, stop, timeout, tmp_path):
     result = run(
         tmp_path,

@@ -15,7 +15,7 @@ from typing import Final
 from psgdsim.sim.execution.compiled import Compiled
 from psgdsim.sim.execution.draft import Draft, alike
 from psgdsim.sim.execution.handles import Call, Handle, Stack
-from psgdsim.sim.execution.scan_job import ScanJob, is_head
+from psgdsim.sim.execution.scan_job import SHORTEST, ScanJob, is_head
 from psgdsim.sim.execution.scans import follow, takes_up, versions_of
 from psgdsim.sim.execution.segment_job import run_segment, run_total
 from psgdsim.sim.execution.signature import Signature
@@ -24,7 +24,7 @@ MAX_NBYTES: Final = 256 << 20
 """A segment keeps at most so many bytes of results that somebody wants; more run in several."""
 
 MAX_STEPS: Final = 2048
-"""Updates that run as one scan at most."""
+"""Updates that run as one scan at most; fewer where the model is large, for each may leave something of its size."""
 
 MANY_PARTS: Final = 4
 """If calls of one kernel take their data from so many stacks, and each from another, it is brought together first."""
@@ -74,7 +74,7 @@ class Runner:
                 updates.popleft()
             if not updates or not is_head(updates[0]):
                 continue
-            rows = follow(updates[0], MAX_STEPS)
+            rows = follow(updates[0], max(SHORTEST, min(MAX_STEPS, 2 * MAX_NBYTES // updates[0].signature.row_nbytes)))
             if not rows:
                 continue
             versions = versions_of(rows) if len(rows) > 1 else None
