@@ -139,13 +139,10 @@ class Server:
         """Return the gradients for one update, in the order of the workers, or as they came if any will do."""
         pushes: dict[int, Push] = {}
         while not pushes or (self._owing and not self._rule.is_enough(len(pushes))):
-            message = await self._receive()
-            if isinstance(message, PeerLost):
-                if len(self._gone) == self._node.world_size:
-                    raise message
-            elif message.payload is None:
-                self._welcome(message.src)
-            elif self._rule.is_distinct:
+            message = await self._receive_gradient()
+            if message is None:
+                continue
+            if self._rule.is_distinct:
                 pushes[message.src] = await self._take(message)
             else:
                 push = pushes[len(pushes)] = await self._take(message)
@@ -196,6 +193,18 @@ class Server:
             await self._node.send(worker, answer, tag=answer_tag(version))
 
     # --- workers come and go --------------------------------------------------------------------------------------
+
+    async def _receive_gradient(self) -> Message | None:
+        """Return the gradient that comes next; None if first a worker begins, or is lost and others are left."""
+        message = await self._receive()
+        if isinstance(message, PeerLost):
+            if len(self._gone) == self._node.world_size:
+                raise message
+            return None
+        if message.payload is None:
+            self._welcome(message.src)
+            return None
+        return message
 
     async def _receive(self) -> Message | PeerLost:
         """Return what comes next: a message, or the loss of a worker without which the run goes on."""

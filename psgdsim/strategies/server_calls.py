@@ -91,19 +91,15 @@ class RestartingServer(CallingServer):
         """Return the first gradients at the present version; those of before are decoded, for codecs with memory."""
         pushes: list[Push] = []
         while not self._is_complete(pushes):
-            message = await self._receive()
-            if isinstance(message, PeerLost):
-                if len(self._gone) == self._node.world_size:
-                    raise message
-            elif message.payload is None:
-                self._welcome(message.src)
+            message = await self._receive_gradient()
+            if message is None:
+                continue
+            push = await self._take(message)
+            is_new = not self._rule.is_distinct or push.worker not in {each.worker for each in pushes}
+            if push.version == self._version and is_new:
+                pushes.append(push)
             else:
-                push = await self._take(message)
-                is_new = not self._rule.is_distinct or push.worker not in {each.worker for each in pushes}
-                if push.version == self._version and is_new:
-                    pushes.append(push)
-                else:
-                    self._dropped += 1
+                self._dropped += 1
         return sorted(pushes, key=lambda push: push.worker)
 
     def _is_complete(self, pushes: list[Push]) -> bool:

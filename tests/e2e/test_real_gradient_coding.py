@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from patience import PATIENT
+from small_scenario import SMALL
 
 import psgdsim
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
-SMALL = {
-    "name": "coded",
-    "seed": 3,
-    "world_size": 4,
-    "model": {"kind": "softmax_regression"},
-    "data": {"kind": "digits"},
-    "batch_size": 16,
-    "optimizer": {"kind": "sgd", "learning_rate": 0.1},
-    "topology": {"kind": "star", "bandwidth": None, "latency": "0 s"},
-    "execution": "exact",
-    "max_steps": 20,
-    "evaluate": {"every": "5 steps"},
-    **PATIENT,
-}
+CODED = {**SMALL, "world_size": 4, "execution": "exact"}
 
 
 @pytest.mark.parametrize(
@@ -32,7 +19,7 @@ SMALL = {
 def test_both_modes_end_with_the_same_parameters(code, stragglers, tmp_path):
     strategy = {"kind": "gradient_coding", "code": code, "stragglers": stragglers}
     sim, real = (
-        psgdsim.run({**SMALL, "strategy": strategy}, mode=mode, out=tmp_path / mode) for mode in ("sim", "real")
+        psgdsim.run({**CODED, "strategy": strategy}, mode=mode, out=tmp_path / mode) for mode in ("sim", "real")
     )
     assert (real.summary["status"], real.summary["steps"]) == ("completed", 20)
     if code == "fractional_repetition":  # sums of the same gradients in the same order
@@ -56,7 +43,7 @@ def test_both_modes_end_with_the_same_parameters(code, stragglers, tmp_path):
 def test_a_run_without_stragglers_sends_the_same_bytes_in_both_modes(code, tmp_path):
     strategy = {"kind": "gradient_coding", "stragglers": 0, **code}
     sim, real = (
-        psgdsim.run({**SMALL, "strategy": strategy}, mode=mode, out=tmp_path / mode) for mode in ("sim", "real")
+        psgdsim.run({**CODED, "strategy": strategy}, mode=mode, out=tmp_path / mode) for mode in ("sim", "real")
     )
     assert real.summary["params_sha256"] == sim.summary["params_sha256"]
     assert real.summary["bytes"]["sent"] == sim.summary["bytes"]["sent"]

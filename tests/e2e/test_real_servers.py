@@ -6,27 +6,14 @@ import re
 
 import numpy as np
 import pytest
-from patience import HEARTBEAT_TIMEOUT, PATIENT
+from patience import HEARTBEAT_TIMEOUT
+from small_scenario import SMALL
 
 import psgdsim
 from psgdsim.errors import RankFailed
 from psgdsim.real import step_ends
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
-
-SMALL = {
-    "name": "servers",
-    "seed": 3,
-    "world_size": 3,
-    "model": {"kind": "softmax_regression"},
-    "data": {"kind": "digits"},
-    "batch_size": 16,
-    "optimizer": {"kind": "sgd", "learning_rate": 0.1},
-    "topology": {"kind": "star", "bandwidth": None, "latency": "0 s"},
-    "max_steps": 20,
-    "evaluate": {"every": "5 steps"},
-    **PATIENT,
-}
 
 
 def run(tmp_path, sync="bsp", on_peer_loss="fail", kind="parameter_server", check=True, parameters=None, **changes):
