@@ -6,19 +6,18 @@ The learning rate is applied in one place, `Task.apply`.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from psgdsim import rng, trees
+from psgdsim import rng
 from psgdsim.codecs.base import Codec
+from psgdsim.coding import UPLINK, Coding
 from psgdsim.compilation import lazy_jit
 from psgdsim.data.base import Dataset, Partition
 from psgdsim.data.order import SampleOrder, split_rows
-from psgdsim.errors import CodecError
 from psgdsim.models.base import Model
 from psgdsim.node import Kernel
 from psgdsim.optimizers import Optimizer
@@ -165,53 +164,39 @@ class Task:
 
         return Kernel("apply", lazy_jit(apply))
 
-    @cached_property
-    def init_codec(self) -> Kernel:
-        """`(like) -> state`: the memory of one end of one direction."""
-        return Kernel("init_codec", lazy_jit(self.codec.init), "codec")
+    def coding(self, codec: Codec, purpose: str) -> Coding:
+        """Return the kernels of a codec, the same ones whenever they are asked for.
+
+        Args:
+            codec: what codes.
+            purpose: what its random keys are drawn for.
+        """
+        return self._codings.setdefault((codec, purpose), Coding(codec, self.seed, purpose))
 
     @cached_property
-    def encode(self) -> Kernel:
-        """`(update, state, rank, step) -> (payload, state)`; the random key is that of the rank and the step."""
-
-        @functools.cache
-        def base() -> Any:
-            import jax
-
-            with jax.ensure_compile_time_eval():
-                return rng.key(self.seed, "codec")
-
-        @lazy_jit
-        def encode(update: Any, state: Any, key: Any, rank: int, step: int) -> tuple[Any, Any]:
-            import jax
-
-            return self.codec.encode(update, state, jax.random.fold_in(jax.random.fold_in(key, rank), step))
-
-        def encode_at(update: Any, state: Any, rank: int, step: int) -> tuple[Any, Any]:
-            return encode(update, state, base(), rank, step)  # type: ignore[no-any-return]
-
-        return Kernel("encode", encode_at, "codec", forwards=self._unchanged)
+    def _codings(self) -> dict[tuple[Codec, str], Coding]:
+        """By codec and purpose."""
+        return {}
 
     @cached_property
-    def decode(self) -> Kernel:
-        """`(payload, state, like) -> (update, state)`."""
-
-        @lazy_jit
-        def decode(payload: Any, state: Any, like: Any) -> tuple[Any, Any]:
-            update, after = self.codec.decode(payload, state, like)
-            got, expected = trees.shapes(update), trees.shapes(like)
-            if got != expected:
-                raise CodecError(
-                    f"the codec decodes to {got}; expected the shapes and dtypes of the update, {expected}"
-                )
-            return update, after
-
-        return Kernel("decode", decode, "codec", forwards=self._unchanged)
+    def uplink(self) -> Coding:
+        """How gradients are coded, and whatever else workers send."""
+        return self.coding(self.codec, UPLINK)
 
     @property
-    def _unchanged(self) -> tuple[int, int] | None:
-        """The arguments that coding returns, update (or payload) and state, if that is all it does."""
-        return (0, 1) if self.codec.is_identity else None
+    def init_codec(self) -> Kernel:
+        """`(like) -> state`: the memory of one end of the uplink."""
+        return self.uplink.init
+
+    @property
+    def encode(self) -> Kernel:
+        """`(update, state, rank, step) -> (payload, state)`; the random key is that of the rank and the step."""
+        return self.uplink.encode
+
+    @property
+    def decode(self) -> Kernel:
+        """`(payload, state, like) -> (update, state)`."""
+        return self.uplink.decode
 
     @cached_property
     def weighted_sum(self) -> Kernel:
