@@ -62,3 +62,19 @@ def at_most(name: str, limit: float, got: float, source: str) -> Check:
         True
     """
     return Check(name, f"at most {limit:.9g}", f"{got:.9g}", source, max(0.0, got - limit) / (abs(limit) or 1.0))
+
+
+def at_least(name: str, limit: float, got: float, source: str) -> Check:
+    """Compare a number with the smallest that is right.
+
+    Args:
+        name: what was measured, with its unit.
+        limit: what the law asks for.
+        got: what came out.
+        source: where the expectation is from.
+
+    Example:
+        >>> at_least("points", 3, 2, "a law").is_right
+        False
+    """
+    return Check(name, f"at least {limit:.9g}", f"{got:.9g}", source, max(0.0, limit - got) / (abs(limit) or 1.0))

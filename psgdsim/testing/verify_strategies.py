@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from psgdsim.testing import verify_accuracy as accuracy
 from psgdsim.testing import verify_servers as servers
 from psgdsim.testing import verify_training as training
 from psgdsim.testing.checks import Check
@@ -27,6 +28,7 @@ PARTS: Final[dict[str, Callable[[], Iterator[Check]]]] = {
     "bounded staleness": servers.verify_bounded_staleness,
     "stability": servers.verify_stability,
     "delay compensation": training.verify_delay_compensation,
+    "accuracy of stale gradients": accuracy.verify_stale_accuracy,
     "gradient codes": training.verify_gradient_codes,
     "stochastic codes": training.verify_stochastic_codes,
     "when coding pays": training.verify_when_coding_pays,
