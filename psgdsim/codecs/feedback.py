@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from psgdsim.codecs.base import Codec, register_codec
+from psgdsim.codecs.base import Codec, Reduction, register_codec
 
 if TYPE_CHECKING:
     import jax
@@ -15,7 +16,8 @@ def error_feedback(codec: Codec) -> Codec:
     """Add what the codec dropped last time to what it is given next.
 
     p = e + g;  payload = C(p);  e = p - decode(payload). What was sent plus the residual e equals the sum of all
-    updates (conservation). Wire size: that of the inner codec.
+    updates (conservation). Wire size: that of the inner codec. Where a codec adds up over N ranks in rounds
+    (`power_sgd`), e = p - sum / N with the sum that all of them decode.
     Source: Seide et al., Interspeech 2014; Karimireddy et al., "Error Feedback Fixes SignSGD", ICML 2019,
     arXiv 1901.09847.
 
@@ -46,4 +48,37 @@ def error_feedback(codec: Codec) -> Codec:
         update, decoder = codec.decode(payload, decoder, like)
         return update, (residual, decoder, echo)
 
-    return Codec(init, encode, decode, is_summable=False)
+    return Codec(
+        init,
+        encode,
+        decode,
+        codec.is_summable,
+        pack=codec.pack,
+        unpack=codec.unpack,
+        reduction=None if codec.reduction is None else _compensated(codec.reduction),
+    )
+
+
+def _compensated(reduction: Reduction) -> Reduction:
+    """Return a reduction of what a rank has left over plus its update."""
+
+    def compensate(update: Any, state: tuple[Any, Any, Any]) -> Any:
+        import jax
+
+        return jax.tree.map(lambda e, g: e + g, state[0], update)
+
+    def of_compensated(start: Callable[..., Any]) -> Callable[..., Any]:
+        def payload(update: Any, state: tuple[Any, Any, Any], totals: tuple[Any, ...], key: jax.Array) -> Any:
+            return start(compensate(update, state), state[1], totals, key)
+
+        return payload
+
+    def finish(update: Any, state: tuple[Any, Any, Any], totals: tuple[Any, ...], world_size: Any) -> tuple[Any, Any]:
+        import jax
+
+        compensated = compensate(update, state)
+        total, encoder = reduction.finish(compensated, state[1], totals, world_size)
+        residual = jax.tree.map(lambda p, s: p - s / world_size, compensated, total)
+        return total, (residual, encoder, state[2])
+
+    return Reduction(tuple(of_compensated(start) for start in reduction.rounds), finish)
