@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field
 
 from psgdsim import rng
 from psgdsim.compilation import lazy_jit
 from psgdsim.data.order import split_rows
-from psgdsim.errors import PeerLost, RecvTimeout
-from psgdsim.node import Job, Kernel, Message, Node
+from psgdsim.errors import PeerLost
+from psgdsim.node import Job, Kernel, Node
 from psgdsim.strategies.base import Strategy, register_strategy
-from psgdsim.strategies.local_sgd import MOVE, PART
-from psgdsim.strategies.parameter_server import OnPeerLoss
+from psgdsim.strategies.fedavg_server import MODEL, PUSH, Rounds, RoundServer
+from psgdsim.strategies.local_sgd import PART
+from psgdsim.strategies.server_base import FAREWELL
 from psgdsim.task import Task, TrainState
 from psgdsim.units import Duration
 
@@ -26,33 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
-
-MODEL: Final = "model"
-"""The tag of the server's calls: the parameters (None to end) and the round."""
-
-PUSH: Final = "push"
-"""The tag of the answers: the round and a coded change, or None from a client that begins."""
-
-
-@dataclass(frozen=True)
-class Rounds:
-    """What a round is.
-
-    Args:
-        client_fraction: which share of the clients takes part.
-        local_epochs: how often each of them goes through its rows.
-        is_full_batch: whether it takes all of them at once.
-        quorum: which share of those that take part is enough.
-        timeout: after which time [s] it is enough; None if only where no more can come.
-        tolerated: the errors that do not end the run.
-    """
-
-    client_fraction: float
-    local_epochs: int
-    is_full_batch: bool
-    quorum: float
-    timeout: float | None
-    tolerated: tuple[type[PeerLost], ...]
+OnPeerLoss = Literal["fail", "drop"]
 
 
 @register_strategy("fedavg")
@@ -104,7 +77,7 @@ def fedavg(
             await _Client(node, task, rounds).run()
 
     async def server(node: Node, task: Task) -> None:
-        await _Server(node, task, rounds).run()
+        await RoundServer(node, task, rounds).run()
 
     return Strategy(worker, server=server, num_servers=1, is_lock_step=False, survives_loss=bool(tolerated))
 
@@ -152,6 +125,8 @@ class _Client:
             if job is not None:
                 await self._end(job)
             if params is None:
+                if self._rounds.may_be_late:
+                    await node.send(self._server, FAREWELL, tag=PUSH)
                 return
             job = node.spawn(self._take_part(params, number))
 
@@ -195,106 +170,6 @@ class _Client:
             order = rng.stream(self._task.seed, "local epoch", self._node.rank, epoch).permutation(self._shard)
             for start in range(0, len(order), self._batch):
                 yield order[start : start + self._batch]
-
-
-class _Server:
-    """The program of the server.
-
-    Args:
-        node: its node.
-        task: what is trained.
-        rounds: what a round is.
-    """
-
-    def __init__(self, node: Node, task: Task, rounds: Rounds) -> None:
-        self._node, self._task, self._rounds = node, task, rounds
-        blocks = task.blocks(node.world_size)
-        self._rows = [len(blocks.shard(client)) for client in range(node.world_size)]
-        self._gone: set[int] = set()
-        self._lost: PeerLost | None = None
-        self._dropped = 0
-
-    async def run(self) -> None:
-        """Average as long as the run goes on, then tell the clients."""
-        node, task = self._node, self._task
-        params = (await node.compute(task.init, 0, None)).params
-        self._fresh = await node.compute(task.init_codec, params)
-        self._decoders = dict.fromkeys(range(node.world_size), self._fresh)
-        for number in itertools.count(1):
-            drawn = self._draw(number)
-            for client in drawn:
-                node.spawn(self._call(client, params, number))
-            needed = math.ceil(self._rounds.quorum * len(drawn))
-            updates = await self._collect(set(drawn), needed, params, number)
-            if len(updates) >= needed:
-                params = await self._average(params, updates)
-            node.record(clients=len(updates) if len(updates) >= needed else 0, dropped=self._dropped)
-            if not await node.checkpoint(number, [params]):
-                break
-        await node.gather(*[self._call(client, None, number + 1) for client in self._present()])
-
-    def _present(self) -> list[int]:
-        """Return the clients that are not known to be lost."""
-        return [client for client in range(self._node.world_size) if client not in self._gone]
-
-    def _draw(self, number: int) -> list[int]:
-        """Return the clients of a round, ascending."""
-        present = self._present()
-        if not present and self._lost is not None:
-            raise self._lost
-        num = max(1, round(self._rounds.client_fraction * self._node.world_size))
-        generator = rng.stream(self._task.seed, "clients", number)
-        drawn = generator.choice(present, min(num, len(present)), replace=False)
-        return sorted(int(client) for client in drawn)
-
-    async def _call(self, client: int, params: Any, number: int) -> None:
-        with contextlib.suppress(*self._rounds.tolerated):  # whoever receives is told of it, too
-            await self._node.send(client, (params, number), tag=MODEL)
-
-    async def _collect(self, awaited: set[int], needed: int, like: Any, number: int) -> dict[int, Any]:
-        """Return the updates of a round by client; `awaited` are those that have not answered."""
-        node, timeout = self._node, self._rounds.timeout
-        deadline = math.inf if timeout is None else node.now + timeout
-        updates: dict[int, Any] = {}
-        while awaited and (node.now < deadline or len(updates) < needed):
-            message = await self._receive(deadline - node.now if node.now < deadline < math.inf else None)
-            if message is not None and message.payload is not None:
-                version, update = message.payload[0], await self._decode(message, like)
-                if version == number:
-                    updates[message.src] = update
-                    awaited.discard(message.src)
-                else:
-                    self._dropped += 1
-            awaited -= self._gone
-        return updates
-
-    async def _receive(self, timeout: float | None) -> Message | None:
-        """Return what comes next; None for the end of the time and for a client that has gone or come back."""
-        try:
-            message = await self._node.recv(tag=PUSH, timeout=timeout)
-        except RecvTimeout:
-            return None
-        except self._rounds.tolerated as lost:
-            self._gone.add(lost.peer)
-            self._lost = lost
-            return None
-        if message.payload is None:
-            self._gone.discard(message.src)
-            self._decoders[message.src] = self._fresh
-        return message
-
-    async def _decode(self, message: Message, like: Any) -> Any:
-        """Decode an update, also one that comes too late: its client's codec has counted it as sent."""
-        decode = self._task.decode, message.payload[1], self._decoders[message.src], like
-        update, self._decoders[message.src] = await self._node.compute(*decode)
-        return update
-
-    async def _average(self, params: Any, updates: dict[int, Any]) -> Any:
-        clients = sorted(updates)
-        rows = sum(self._rows[client] for client in clients)
-        shares = [self._rows[client] / rows for client in clients]
-        total = await self._node.compute(self._task.weighted_sum, shares, [updates[client] for client in clients])
-        return await self._node.compute(MOVE, params, total)
 
 
 ADD_LOSS: Final = Kernel("add_loss", lazy_jit(lambda total, loss, share: total + share * loss))
