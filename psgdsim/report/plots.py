@@ -110,7 +110,12 @@ def plot_speedup(
 
 
 def plot_accuracy(
-    results: Mapping[str, RunResult], *, x: Quantity = "time", ax: Axes | None = None, title: str | None = None
+    results: Mapping[str, RunResult],
+    *,
+    x: Quantity = "time",
+    ax: Axes | None = None,
+    title: str | None = None,
+    legend: bool = False,
 ) -> Axes:
     """Draw test accuracy over time, bytes or steps; of several models trained at once, the best at each evaluation.
 
@@ -119,6 +124,7 @@ def plot_accuracy(
         x: `time` (virtual or wall seconds), `bytes` (sent by all ranks so far) or `step`.
         ax: where to draw; by default on a new figure.
         title: above the axes.
+        legend: whether a legend names the curves; otherwise their names stand at their ends, where there must be room.
 
     Raises:
         PsgdsimError: there is no such quantity.
@@ -129,12 +135,15 @@ def plot_accuracy(
     ends = {}
     for i, (name, result) in enumerate(results.items()):
         xs, accuracies = _accuracy(result, x)
-        axes.plot(xs, accuracies, **_style(i))
+        axes.plot(xs, accuracies, label=name, **_style(i))
         ends[name] = (float(xs[-1]), float(accuracies[-1]))
     axes.set_xlabel(_X_LABELS[x])
     axes.set_ylabel("test accuracy")
     axes.yaxis.set_major_formatter("{x:.0%}")
-    _name_ends(axes, ends, _colours(results))
+    if legend:
+        axes.legend(loc="lower right", frameon=False)
+    else:
+        _name_ends(axes, ends, _colours(results))
     return _finish(axes, title)
 
 
