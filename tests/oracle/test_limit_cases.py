@@ -78,6 +78,12 @@ CASES = {
         {},
     ),
     "sgp with all = sync": ({"kind": "sgp", "graph": "complete"}, SYNC, {}),
+    "lag, xi 0 = sync": ({"kind": "lag", "xi": 0.0}, SYNC, {}),
+    "fedavg of all, one epoch, all rows at once = sync": (
+        {"kind": "fedavg", "client_fraction": 1.0, "local_epochs": 1, "full_batch": True},
+        SYNC,
+        {"data": {"kind": "none", "num_samples": 32}, "batch_size": 8},
+    ),
     "coded, s 0 = sync": ({"kind": "gradient_coding", "stragglers": 0}, SYNC, MOMENTUM),
     "repeated, s 1 = sync": (
         {"kind": "gradient_coding", "stragglers": 1, "code": "fractional_repetition"},
