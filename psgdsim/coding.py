@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from psgdsim import rng, trees
 from psgdsim.codecs.base import Codec
 from psgdsim.compilation import lazy_jit
 from psgdsim.errors import CodecError
 from psgdsim.node import Kernel
+
+OnNonfinite = Literal["fail", "skip"]
 
 UPLINK: Final = "codec"
 """What the random keys of gradients are drawn for."""
@@ -28,11 +31,14 @@ class Coding:
         codec: what codes.
         seed: the scenario's seed.
         purpose: what random keys are drawn for.
+        on_nonfinite: what becomes of an update with NaN or infinity in it: `fail`, it ends the run; `skip`, zeros are
+            coded in its place. A codec that codes nothing does not look.
     """
 
     codec: Codec
     seed: int
     purpose: str
+    on_nonfinite: OnNonfinite = "fail"
 
     @cached_property
     def init(self) -> Kernel:
@@ -51,18 +57,53 @@ class Coding:
                 return rng.key(self.seed, self.purpose)
 
         @lazy_jit
-        def encode(update: Any, state: Any, key: Any, rank: int, step: int) -> tuple[Any, Any]:
+        def encode(update: Any, state: Any, key: Any, rank: int, step: int) -> tuple[Any, Any, Any]:
             import jax
 
-            return self.codec.encode(update, state, jax.random.fold_in(jax.random.fold_in(key, rank), step))
+            key = jax.random.fold_in(jax.random.fold_in(key, rank), step)
+            update, mark = self._marked(update)
+            return *self.codec.encode(update, state, key), mark
 
         pack = self.codec.pack
 
-        def encode_at(update: Any, state: Any, rank: int, step: int) -> tuple[Any, Any]:
-            payload, after = encode(update, state, base(), rank, step)
-            return (payload if pack is None else pack(_on_host(payload), update)), after
+        def encode_at(update: Any, state: Any, rank: int, step: int) -> Any:
+            payload, after, mark = encode(update, state, base(), rank, step)
+            if pack is not None:
+                payload = pack(_on_host(payload), update)
+            return (payload, after), mark
 
-        return Kernel("encode", encode_at, "codec", forwards=self._unchanged)
+        if self.codec.is_identity:
+            return Kernel("encode", lambda update, state, _rank, _step: (update, state), "codec", forwards=(0, 1))
+        return Kernel("encode", encode_at, "codec", judge=self._judge)
+
+    def _marked(self, update: Any) -> tuple[Any, Any]:
+        """Return what is to be coded, and 1 + the place of the first leaf that is not finite, 0 if all are."""
+        import jax
+        import jax.numpy as jnp
+
+        is_odd = jnp.stack([~jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(update)])
+        mark = jnp.where(is_odd.any(), 1 + jnp.argmax(is_odd), 0)
+        if self.on_nonfinite == "skip":
+            update = jax.tree.map(lambda leaf: jnp.where(mark == 0, leaf, 0), update)
+        return update, mark
+
+    def _judge(self, update: Any, _state: Any, rank: int, step: int) -> Callable[[Any], bool]:
+        """Return what takes the mark of an update, and fails if that must not be used."""
+        import jax
+
+        structure: Any = jax.tree.structure(update)
+
+        def verdict(mark: Any) -> bool:
+            place = int(mark)
+            if place and self.on_nonfinite == "fail":
+                names = [name for name, _ in trees.named_leaves(structure.unflatten(range(structure.num_leaves)))]
+                raise CodecError(
+                    f"rank {rank}, step {step}: the update of {names[place - 1]} has NaN or infinity in it; lower "
+                    "optimizer.learning_rate, or leave out such updates with on_nonfinite: skip"
+                )
+            return place > 0
+
+        return verdict
 
     @cached_property
     def decode(self) -> Kernel:
@@ -84,7 +125,7 @@ class Coding:
 
         unpack = self.codec.unpack
         if unpack is None:
-            return Kernel("decode", decode, "codec", forwards=self._unchanged)
+            return Kernel("decode", decode, "codec", forwards=(0, 1) if self.codec.is_identity else None)
 
         def decode_packed(payload: Any, state: Any, like: Any) -> tuple[Any, Any]:
             return decode(unpack(_on_host(payload), like), state, like)  # type: ignore[no-any-return]
@@ -104,11 +145,6 @@ class Coding:
             raise CodecError(f"a payload has the structure {structures[0]}; expected {structures[1]}")
         if trees.shapes(payload) != trees.shapes(expected):
             raise CodecError(f"a payload has {trees.shapes(payload)}; expected {trees.shapes(expected)}")
-
-    @property
-    def _unchanged(self) -> tuple[int, int] | None:
-        """The arguments that coding returns, update (or payload) and state, if that is all it does."""
-        return (0, 1) if self.codec.is_identity else None
 
 
 def _on_host(payload: Any) -> Any:

@@ -31,6 +31,11 @@ class Kernel:
         kind: what its time is charged as. The simulator takes the time of a `gradient` from the scenario's compute
             model; an `update` or `codec` kernel takes none.
         rows: given the function's arguments, how many rows of data it works on; the compute time is proportional.
+        share: for one of several kernels that together are one computation on those rows: given the arguments, its
+            share of the time. That is drawn once, for all of them, so they take what one kernel would take.
+        continues: whether it goes on with a computation that another kernel has begun; a rank has one such at a time.
+        is_concurrent: whether it waits for no other kernel, and none for it, as the additions of a collective that run
+            in a thread of their own, or on a network card; only for one that takes no time.
         is_mapped: whether its arguments are lists of one length, and its result lists of that length, too, whose
             elements depend on the elements of the arguments at the same place alone.
         is_weighted_sum: whether it is `(weights, trees) -> tree`, the sum of weight times tree; then a simulation that
@@ -38,6 +43,9 @@ class Kernel:
         is_linear: whether its result is linear in the trees among its arguments; a weighted sum is.
         objective: for a kernel that returns `(values, gradients)`, `(*arguments) -> values`; the gradients are those of
             the values with respect to the first argument.
+        judge: for a kernel whose function returns `(result, mark)`, of which programs get the result alone:
+            `(*arguments) -> verdict`. A driver calls `verdict(mark)` when that number is there: it raises if the result
+            must not be used, and returns whether what was computed with has been replaced.
         forwards: if it does nothing but return a tuple of some of its arguments, which; then a driver need not call it.
     """
 
@@ -45,10 +53,14 @@ class Kernel:
     function: Callable[..., Any]
     kind: Literal["gradient", "update", "codec"] = "update"
     rows: Callable[..., int] | None = None
+    share: Callable[..., float] | None = None
+    continues: bool = False
+    is_concurrent: bool = False
     is_mapped: bool = False
     is_weighted_sum: bool = False
     is_linear: bool = False
     objective: Callable[..., Any] | None = None
+    judge: Callable[..., Callable[[Any], bool]] | None = None
     forwards: tuple[int, ...] | None = None
 
 
@@ -114,7 +126,10 @@ class Node(ABC):
 
     @abstractmethod
     async def compute(self, kernel: Kernel, *arguments: Any) -> Any:
-        """Run a kernel on values (or pytrees of them) and return its result, a pytree of values."""
+        """Run a kernel on values (or pytrees of them) and return its result, a pytree of values.
+
+        One at a time, in the order of the calls, but for those that are concurrent.
+        """
 
     @abstractmethod
     async def read(self, value: Any) -> Any:

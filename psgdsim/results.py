@@ -170,6 +170,8 @@ def summarize(
         "staleness": experiment.strategy.staleness(staleness),
         "versions": versions(),
     }
+    if num_replaced := sum(report.num_replaced for report in outcome.reports):
+        summary["skipped_updates"] = num_replaced
     if len(finals) > 1:
         summary["models"] = [{name: row[name] for name in ("model", *FINAL)} for row in finals]
     if outcome.error is not None:

@@ -6,18 +6,19 @@ The learning rate is applied in one place, `Task.apply`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psgdsim import rng
+from psgdsim.backward import Backward
 from psgdsim.codecs.base import Codec
-from psgdsim.coding import UPLINK, Coding
+from psgdsim.coding import UPLINK, Coding, OnNonfinite
 from psgdsim.compilation import lazy_jit
 from psgdsim.data.base import Dataset, Partition
 from psgdsim.data.order import SampleOrder, split_rows
+from psgdsim.evaluation import Evaluator
 from psgdsim.models.base import Model
 from psgdsim.node import Kernel
 from psgdsim.optimizers import Optimizer
@@ -25,9 +26,6 @@ from psgdsim.schedule import Schedule
 
 if TYPE_CHECKING:
     import numpy as np
-
-EVALUATION_ROWS = 8192
-"""Rows per call when a model is evaluated; bounds the memory of activations."""
 
 
 class TrainState(NamedTuple):
@@ -59,6 +57,7 @@ class Task:
         seed: the scenario's seed.
         global_rows: rows per step of one model, all ranks together.
         schedule: when to evaluate and when to end.
+        on_nonfinite: what becomes of an update with NaN or infinity in it, as in `Coding`.
     """
 
     model: Model
@@ -69,6 +68,7 @@ class Task:
     seed: int
     global_rows: int
     schedule: Schedule
+    on_nonfinite: OnNonfinite = "fail"
 
     # --- data -------------------------------------------------------------------------------------------------
 
@@ -128,6 +128,24 @@ class Task:
         return Kernel("init", init)
 
     @cached_property
+    def start(self) -> Kernel:
+        """`(params) -> TrainState`: a model, or a part of one, that begins at these parameters."""
+
+        @lazy_jit
+        def start(params: Any, rate: Any) -> TrainState:
+            import jax.numpy as jnp
+
+            return TrainState(params, self._transform.init(params), jnp.int32(0), rate)
+
+        def start_at(params: Any) -> TrainState:
+            import numpy as np
+
+            state: TrainState = start(params, np.float32(self.optimizer.learning_rate))
+            return state
+
+        return Kernel("start", start_at)
+
+    @cached_property
     def gradients(self) -> Kernel:
         """`([params, ...], [ids, ...]) -> (losses, gradients)`: one of each per block, a model and its sample ids.
 
@@ -148,6 +166,11 @@ class Task:
             return [self._mean_loss(params, inputs, targets, ids) for params, ids in zip(models, blocks, strict=True)]
 
         return Kernel("gradients", gradients, "gradient", rows, is_mapped=True, objective=losses)
+
+    @cached_property
+    def backward(self) -> Backward:
+        """The gradient of one block in several kernels."""
+        return Backward(self.model, self.dataset, lambda: self._train_rows)
 
     @cached_property
     def apply(self) -> Kernel:
@@ -171,7 +194,7 @@ class Task:
             codec: what codes.
             purpose: what its random keys are drawn for.
         """
-        return self._codings.setdefault((codec, purpose), Coding(codec, self.seed, purpose))
+        return self._codings.setdefault((codec, purpose), Coding(codec, self.seed, purpose, self.on_nonfinite))
 
     @cached_property
     def _codings(self) -> dict[tuple[Codec, str], Coding]:
@@ -224,34 +247,11 @@ class Task:
 
     def evaluate(self, params: Any) -> dict[str, float | None]:
         """Return `train_loss`, `test_loss` and `test_accuracy`; None where there are no rows or no classes."""
-        train_loss, _ = self._mean_metrics(params, self.dataset.train_inputs, self.dataset.train_targets)
-        test_loss, accuracy = self._mean_metrics(params, self.dataset.test_inputs, self.dataset.test_targets)
-        return {"train_loss": train_loss, "test_loss": test_loss, "test_accuracy": accuracy}
-
-    def _mean_metrics(self, params: Any, inputs: np.ndarray, targets: np.ndarray) -> tuple[float | None, float | None]:
-        rows = len(inputs)
-        if rows == 0:
-            return None, None
-        starts = range(0, rows, EVALUATION_ROWS)
-        sums = [
-            self._sum_metrics(params, inputs[start : start + EVALUATION_ROWS], targets[start : start + EVALUATION_ROWS])
-            for start in starts
-        ]
-        loss = math.fsum(float(loss) for loss, _ in sums) / rows
-        if self.model.is_correct is None:
-            return loss, None
-        return loss, sum(int(correct) for _, correct in sums) / rows
+        return self._evaluator.evaluate(params)
 
     @cached_property
-    def _sum_metrics(self) -> Any:
-        def sum_metrics(params: Any, inputs: Any, targets: Any) -> tuple[Any, Any]:
-            import jax.numpy as jnp
-
-            outputs = self.model.apply(params, inputs)
-            correct = 0 if self.model.is_correct is None else jnp.sum(self.model.is_correct(outputs, targets))
-            return jnp.sum(self.model.loss(outputs, targets)), correct
-
-        return lazy_jit(sum_metrics)
+    def _evaluator(self) -> Evaluator:
+        return Evaluator(self.model, self.dataset)
 
     @cached_property
     def _transform(self) -> Any:

@@ -17,8 +17,7 @@ from psgdsim.errors import ProgramError
 Activity = Literal["compute", "encode", "transfer", "wait"]
 
 ACTIVITIES: tuple[Activity, ...] = ("compute", "encode", "transfer", "wait")
-"""In order of precedence: a rank that computes while it sends is computing; one that waits for bytes already on
-their way is transferring."""
+"""In order of precedence: who computes while sending is computing; who waits for bytes on their way is transferring."""
 
 _COLUMNS = tuple(f"{activity}_s" for activity in ACTIVITIES)
 
@@ -80,6 +79,7 @@ class RankLog:
     sent_nbytes: int = 0
     payload_nbytes: int = 0
     relay_nbytes: int = 0
+    num_replaced: int = 0
 
     def __post_init__(self) -> None:
         self._seconds = [0.0] * len(ACTIVITIES)
@@ -88,11 +88,6 @@ class RankLog:
         self._since = self.clock()
         self._values: dict[str, Any] = {}
         self._at_step_start = self._seconds[:]
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """The time spent on each activity so far [s]."""
-        return dict(zip(ACTIVITIES, self._seconds, strict=True))
 
     def _settle(self) -> None:
         """Charge the time since the last change to the activity that takes precedence; idle time is waiting."""
@@ -187,13 +182,14 @@ class RankLog:
             rows=rows,
             events=self.events,
             dropped_events=self.dropped_events,
-            seconds=dict(self.seconds),
+            seconds=dict(zip(ACTIVITIES, self._seconds, strict=True)),
             sent_nbytes=self.sent_nbytes,
             payload_nbytes=self.payload_nbytes,
             relay_nbytes=self.relay_nbytes,
             digest=digest,
             unread=unread,
             staleness=dict(self.staleness),
+            num_replaced=self.num_replaced,
         )
 
 
@@ -210,6 +206,7 @@ class RankReport:
         digest: sha256 of the models this rank ended with.
         unread: messages that arrived and that nobody received.
         staleness: how many of all steps, also of those whose rows are not kept, were how stale.
+        num_replaced: updates in whose place zeros were coded, because they were not finite.
         control_nbytes: bytes that are not the program's: heartbeats, barriers, results [byte].
     """
 
@@ -224,6 +221,7 @@ class RankReport:
     digest: str
     unread: int
     staleness: dict[int | float, int] = field(default_factory=dict)
+    num_replaced: int = 0
     control_nbytes: int = 0
 
 

@@ -1,4 +1,4 @@
-"""Small helpers over pytrees: names of leaves, a digest.
+"""Small helpers over pytrees: names of leaves, their numbers, a digest.
 
 They take numpy or jax arrays alike and import jax only when called.
 """
@@ -34,6 +34,16 @@ def _part(entry: Any) -> str:
 def shapes(tree: Any) -> dict[str, str]:
     """Return the dtype and shape of every leaf by name, such as `{"bias": "float32[10]"}`."""
     return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in named_leaves(tree)}
+
+
+def numbers(value: Any) -> Any:
+    """Return a pytree with its arrays as numpy arrays."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    import jax
+    import numpy as np
+
+    return jax.tree.map(lambda leaf: np.asarray(leaf) if hasattr(leaf, "dtype") else leaf, value)
 
 
 def digest(tree: Any) -> str:

@@ -54,10 +54,10 @@ def _unravel(vector: Any, like: Any) -> Any:
     return ravel_pytree(like)[1](vector)
 
 
-ADD = Kernel("add", lazy_jit(lambda a, b: a + b))
-CUT = Kernel("cut", lazy_jit(_cut, static=("parts",)))
-SPLIT = Kernel("split", lazy_jit(_split, static=("place",)))
-JOIN = Kernel("join", lazy_jit(_join))
+ADD = Kernel("add", lazy_jit(lambda a, b: a + b), is_concurrent=True)
+CUT = Kernel("cut", lazy_jit(_cut, static=("parts",)), is_concurrent=True)
+SPLIT = Kernel("split", lazy_jit(_split, static=("place",)), is_concurrent=True)
+JOIN = Kernel("join", lazy_jit(_join), is_concurrent=True)
 RAVEL = Kernel("ravel", lazy_jit(_ravel), is_linear=True)
 UNRAVEL = Kernel("unravel", lazy_jit(_unravel))
 

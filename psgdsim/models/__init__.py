@@ -2,6 +2,8 @@
 
 from psgdsim.models.base import Model as Model
 from psgdsim.models.base import Params as Params
+from psgdsim.models.base import Stage as Stage
+from psgdsim.models.base import compose as compose
 from psgdsim.models.base import models as models
 from psgdsim.models.base import register_model as register_model
 from psgdsim.models.cnn import cnn as cnn

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from psgdsim.errors import ScenarioError
-from psgdsim.models.base import Model, Params, register_model
+from psgdsim.models.base import Model, Params, Stage, compose, register_model
 from psgdsim.models.layers import (
     Activation,
     Width,
     Widths,
     activation_function,
-    apply_dense_stack,
     cross_entropy,
-    flatten,
+    dense_stack,
     init_dense_stack,
     init_layer,
     is_argmax,
@@ -68,14 +67,21 @@ def cnn(
             "dense": init_dense_stack(dense_key, (flat_width, *hidden, num_outputs)),
         }
 
-    def apply(params: Params, inputs: jax.Array) -> jax.Array:
-        function = activation_function(activation)
-        images = inputs if inputs.ndim == 4 else inputs[..., None]
-        for layer in params["conv"]:
-            images = _max_pool(function(_convolve(layer, images)))
-        return apply_dense_stack(params["dense"], flatten(images), activation)
+    def first(layer: dict[str, Any], inputs: jax.Array) -> jax.Array:
+        return _convolve(layer, inputs if inputs.ndim == 4 else inputs[..., None])
 
-    return Model(init, apply, cross_entropy, is_argmax)
+    def second(layer: dict[str, Any], images: jax.Array) -> jax.Array:
+        return _convolve(layer, pooled(images))
+
+    def pooled(images: jax.Array) -> jax.Array:
+        return _max_pool(activation_function(activation)(images))
+
+    def third(layer: dict[str, Any], images: jax.Array) -> jax.Array:
+        return bottom.apply(layer, pooled(images))
+
+    bottom, *top = dense_stack("dense", len(hidden) + 1, activation)
+    stages = (Stage(("conv", 0), first), Stage(("conv", 1), second), Stage(bottom.path, third), *top)
+    return Model(init, compose(stages), cross_entropy, is_argmax, stages)
 
 
 def _image_shape(input_shape: tuple[int, ...]) -> tuple[int, int, int]:

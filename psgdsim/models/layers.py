@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from psgdsim.errors import ScenarioError, nearest
+from psgdsim.models.base import Stage
 
 if TYPE_CHECKING:
     import jax
@@ -101,12 +102,24 @@ def dense(layer: dict[str, Any], inputs: jax.Array) -> jax.Array:
     return outputs
 
 
-def apply_dense_stack(layers: list[dict[str, Any]], inputs: jax.Array, activation: Activation) -> jax.Array:
-    """Apply dense layers, with the activation between them but not after the last."""
-    function = activation_function(activation)
-    for layer in layers[:-1]:
-        inputs = function(dense(layer, inputs))
-    return dense(layers[-1], inputs)
+def first_dense(layer: dict[str, Any], inputs: jax.Array) -> jax.Array:
+    """Return `dense` of flattened rows."""
+    return dense(layer, flatten(inputs))
+
+
+def dense_stack(name: str, num: int, activation: Activation) -> tuple[Stage, ...]:
+    """Return the stages of dense layers on flattened rows, with the activation between them but not after the last.
+
+    Args:
+        name: the parameters' key of the list of layers.
+        num: how many layers.
+        activation: what is between them.
+    """
+
+    def later(layer: dict[str, Any], inputs: jax.Array) -> jax.Array:
+        return dense(layer, activation_function(activation)(inputs))
+
+    return tuple(Stage((name, i), later if i else first_dense) for i in range(num))
 
 
 def cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:

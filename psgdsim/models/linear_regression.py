@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from psgdsim.errors import ScenarioError
 from psgdsim.models.base import Model, Params, register_model
-from psgdsim.models.layers import dense, flatten, init_layer, num_features
+from psgdsim.models.layers import first_dense, init_layer, num_features
 
 if TYPE_CHECKING:
     import jax
@@ -23,10 +23,7 @@ def linear_regression() -> Model:
     def init(key: jax.Array, input_shape: tuple[int, ...], num_outputs: int) -> Params:
         return init_layer(key, (num_features(input_shape), num_outputs))
 
-    def apply(params: Params, inputs: jax.Array) -> jax.Array:
-        return dense(params, flatten(inputs))
-
-    return Model(init, apply, _half_squared_error)
+    return Model(init, first_dense, _half_squared_error)
 
 
 def _half_squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from psgdsim.models.base import Model, Params, register_model
+from psgdsim.models.base import Model, Params, compose, register_model
 from psgdsim.models.layers import (
     Activation,
     Widths,
-    apply_dense_stack,
     cross_entropy,
-    flatten,
+    dense_stack,
     init_dense_stack,
     is_argmax,
     num_features,
@@ -35,7 +34,5 @@ def mlp(hidden: Widths = (128, 128), activation: Activation = "tanh") -> Model:
     def init(key: jax.Array, input_shape: tuple[int, ...], num_outputs: int) -> Params:
         return {"layers": init_dense_stack(key, (num_features(input_shape), *hidden, num_outputs))}
 
-    def apply(params: Params, inputs: jax.Array) -> jax.Array:
-        return apply_dense_stack(params["layers"], flatten(inputs), activation)
-
-    return Model(init, apply, cross_entropy, is_argmax)
+    stages = dense_stack("layers", len(hidden) + 1, activation)
+    return Model(init, compose(stages), cross_entropy, is_argmax, stages)

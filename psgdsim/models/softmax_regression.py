@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from psgdsim.models.base import Model, Params, register_model
-from psgdsim.models.layers import cross_entropy, dense, flatten, init_layer, is_argmax, num_features
+from psgdsim.models.layers import cross_entropy, first_dense, init_layer, is_argmax, num_features
 
 if TYPE_CHECKING:
     import jax
@@ -22,7 +22,4 @@ def softmax_regression() -> Model:
     def init(key: jax.Array, input_shape: tuple[int, ...], num_outputs: int) -> Params:
         return init_layer(key, (num_features(input_shape), num_outputs))
 
-    def apply(params: Params, inputs: jax.Array) -> jax.Array:
-        return dense(params, flatten(inputs))
-
-    return Model(init, apply, cross_entropy, is_argmax)
+    return Model(init, first_dense, cross_entropy, is_argmax)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
-from psgdsim import wire
+from psgdsim import trees, wire
 from psgdsim.errors import PeerLost, ProgramError, RecvTimeout
 from psgdsim.mailbox import Loss, Mailbox, Waiter
 from psgdsim.node import ANY, Job, Kernel, Message, Node
@@ -94,11 +94,12 @@ class RealNode(Node):
     # --- kernels --------------------------------------------------------------------------------------------
 
     async def compute(self, kernel: Kernel, *arguments: Any) -> Any:
-        """Run a kernel in the compute thread; one at a time."""
+        """Run a kernel in the compute thread, one at a time; a concurrent one in another."""
         activity: Activity = "encode" if kernel.kind == "codec" else "compute"
         loop = asyncio.get_running_loop()
         with self.log.during(activity):
-            start, result = await loop.run_in_executor(self._executor, self._call, kernel, arguments)
+            executor = None if kernel.is_concurrent else self._executor
+            start, result = await loop.run_in_executor(executor, self._call, kernel, arguments)
         self.log.add_event(activity, kernel.name, start)
         return result
 
@@ -107,12 +108,17 @@ class RealNode(Node):
 
         start = self._clock()
         wait_for: Any = jax.block_until_ready
-        return start, wait_for(kernel.function(*arguments))
+        output = wait_for(kernel.function(*arguments))
+        if kernel.judge is None:
+            return start, output
+        result, mark = output
+        self.log.num_replaced += kernel.judge(*arguments)(mark)
+        return start, result
 
     async def read(self, value: Any) -> Any:
         """Return the numbers behind a value."""
         with self.busy():
-            return await asyncio.get_running_loop().run_in_executor(self._executor, numbers, value)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, trees.numbers, value)
 
     # --- messages -------------------------------------------------------------------------------------------
 
@@ -285,13 +291,3 @@ class RealNode(Node):
             yield
         finally:
             self._alarms -= 1
-
-
-def numbers(value: Any) -> Any:
-    """Return a pytree with its arrays as numpy arrays."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    import jax
-    import numpy as np
-
-    return jax.tree.map(lambda leaf: np.asarray(leaf) if hasattr(leaf, "dtype") else leaf, value)

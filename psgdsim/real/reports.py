@@ -10,7 +10,7 @@ import msgspec
 from psgdsim import trees, wire
 from psgdsim.errors import PeerLost, PsgdsimError
 from psgdsim.real import control
-from psgdsim.real.node import RealNode, numbers
+from psgdsim.real.node import RealNode
 
 MAX_CAUSE: Final = 10_000
 """Longest text of a failure [characters]."""
@@ -29,7 +29,7 @@ def heartbeat(node: RealNode | None, *, is_running: bool) -> control.Heartbeat:
     if node is None:
         return control.Heartbeat()
     row: dict[str, Any] = node.log.rows[-1] if node.log.rows else {"step": 0, "time": 0.0}
-    loss = numbers(row.get("loss"))
+    loss = trees.numbers(row.get("loss"))
     is_number = loss is not None and getattr(loss, "size", 1) == 1
     return control.Heartbeat(
         step=row["step"],
@@ -67,8 +67,8 @@ def parts(node: RealNode, sent_nbytes: int, control_nbytes: int, *, with_models:
         control_nbytes: and for all else [byte].
         with_models: whether its models are the run's, and come, too.
     """
-    models = numbers(list(node.models))
-    report = node.log.report(numbers, trees.digest(models), len(node.mailbox.unread))
+    models = trees.numbers(list(node.models))
+    report = node.log.report(trees.numbers, trees.digest(models), len(node.mailbox.unread))
     report.sent_nbytes, report.control_nbytes = sent_nbytes, control_nbytes
     pieces = control.parts("report", msgspec.msgpack.encode(report))
     return [*pieces, *control.parts("models", wire.pack(models))] if with_models else pieces

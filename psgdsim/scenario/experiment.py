@@ -131,6 +131,7 @@ def build(scenario: Scenario, clock: Clock | None = None) -> Experiment:
         seed=scenario.seed,
         global_rows=scenario.global_rows,
         schedule=_schedule(scenario, rows),
+        on_nonfinite=scenario.on_nonfinite,
     )
     strategy: Strategy = scenario.strategy.build()
     try:

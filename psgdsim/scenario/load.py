@@ -14,7 +14,8 @@ from psgdsim.scenario.document import Document
 from psgdsim.scenario.families import import_installed_plugins, import_plugin
 from psgdsim.scenario.overrides import apply_overrides
 from psgdsim.scenario.problems import Problem, problems_of, scenario_error
-from psgdsim.scenario.schema import Scenario, broken_rules
+from psgdsim.scenario.rules import broken_rules
+from psgdsim.scenario.schema import Scenario
 from psgdsim.scenario.yaml_text import MAX_NBYTES, decode, parse, write
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -25,6 +25,7 @@ from psgdsim.scenario.changes import Change
 from psgdsim.scenario.document import Path
 from psgdsim.scenario.families import FAMILIES
 from psgdsim.scenario.faults import Fault
+from psgdsim.scenario.rules import broken_rules
 from psgdsim.scenario.spec import DataSpec, PartSpec, SpecOf, blame, custom, read_spec
 from psgdsim.topologies.placement import Hosts
 from psgdsim.trace import Level
@@ -175,6 +176,11 @@ class Scenario(_Section):
         description="how fast a rank encodes and decodes in simulation, by the larger of what goes in and comes out; "
         "null for no time at all",
     )
+    on_nonfinite: Literal["fail", "skip"] = Field(
+        default="fail",
+        description="what a codec does with an update that has NaN or infinity in it: fail, the run ends with an error "
+        "that names it; skip, zeros are coded in its place, and counted. The codec identity does not look",
+    )
     epochs: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="stop after so many passes over the data"
     )
@@ -254,47 +260,3 @@ class Scenario(_Section):
                     event.check(topology, self.num_ranks)
                 except ValueError as error:
                     yield blame(str(error), (key, i), spec)
-
-
-def broken_rules(values: Mapping[str, Any]) -> list[tuple[Path, str]]:
-    """Return what is wrong between a scenario's plain fields, whether or not its other fields are valid.
-
-    Args:
-        values: the fields by name; absent ones count as null.
-
-    Returns:
-        For each problem the path to blame and the message.
-    """
-    return [*_broken_row_rules(values), *_broken_stop_rules(values)]
-
-
-def _broken_row_rules(values: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
-    rows, global_rows, ranks = (values.get(key) for key in ("batch_size", "global_batch_size", "world_size"))
-    if rows is not None and global_rows is not None:
-        yield ("global_batch_size",), "expected either batch_size or global_batch_size; got both"
-    if rows is None and global_rows is None:
-        yield (
-            ("batch_size",),
-            "required: rows per rank and step (or global_batch_size: rows per step over all ranks)",
-        )
-    if isinstance(global_rows, int) and isinstance(ranks, int) and 0 < global_rows < ranks:
-        yield ("global_batch_size",), f"expected at least one row per rank, {ranks}; got {global_rows}"
-
-
-def _broken_stop_rules(values: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
-    has_stop = any(values.get(key) is not None for key in ("epochs", "max_steps", "max_time"))
-    has_target = values.get("target_accuracy") is not None
-    evaluate = values.get("evaluate", Evaluation())
-    every = evaluate.get("every", "") if isinstance(evaluate, Mapping) else getattr(evaluate, "every", "")
-    if not has_stop and not has_target:
-        yield ("epochs",), "required: when to stop; give epochs, max_steps or max_time"
-    if not has_stop and has_target:
-        yield (
-            ("target_accuracy",),
-            "needs a bound for a run that never gets there: epochs, max_steps or max_time",
-        )
-    if has_target and every is None:
-        yield (
-            ("evaluate",),
-            "target_accuracy needs evaluations that look for it, such as {every: 1 epoch}; got null",
-        )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import signal
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import simpy
 
@@ -23,6 +22,7 @@ from psgdsim.sim.execution import make as make_execution
 from psgdsim.sim.faults import Faults
 from psgdsim.sim.garbage import rare_collections
 from psgdsim.sim.gates import with_gates
+from psgdsim.sim.last_loss import last_loss
 from psgdsim.sim.network import Network
 from psgdsim.sim.node import SimNode
 from psgdsim.sim.notes import Notes
@@ -32,11 +32,9 @@ from psgdsim.sim.post import Post
 from psgdsim.sim.shortcuts import Shortcuts
 from psgdsim.sim.sizes import FrameSizes
 from psgdsim.sim.step_ends import StepEnds
-from psgdsim.sim.values import Digests, Value, known, numbers
+from psgdsim.sim.values import Digests, known, numbers
+from psgdsim.sim.verdicts import Verdicts
 from psgdsim.trace import Outcome, Progress
-
-MAX_LOOK_BACK: Final = 256
-"""Steps in which progress looks for a loss that is known already."""
 
 
 class Simulation:
@@ -61,6 +59,7 @@ class Simulation:
         self.execution = make_execution(
             "exact" if experiment.strategy.is_bitwise else experiment.scenario.execution, experiment.num_ranks
         )
+        self.verdicts = Verdicts()
         delays = Delays(experiment.changes, self.bare, experiment.scenario.seed)
         self.post = Post(self.env, self.network, self.nodes, self.deliver, delays if delays.has_any else None)
         self.notes = Notes(lambda: float(self.env.now), experiment.max_events)
@@ -97,6 +96,7 @@ class Simulation:
         self.notes.end_all()
         try:
             self.execution.finish()
+            self.verdicts.finish()
             return self._outcome(numbers)
         except Exception as error:  # what was put off has failed: say so, and keep what there is without it
             self._error = self._error or error
@@ -269,18 +269,8 @@ class Simulation:
         """Tell a node whether to go on after the step it ended."""
         schedule, step = self.experiment.task.schedule, node.step
         if node.rank == self.experiment.leaders[0] and self._progress is not None:
-            self._progress(node.now, step, schedule.last_step, self._last_loss(), node.log.sent_nbytes)
+            self._progress(node.now, step, schedule.last_step, last_loss(self.nodes[0].log), node.log.sent_nbytes)
         return await self.ends.decide(node)
-
-    def _last_loss(self) -> float | None:
-        """Return the last loss of rank 0 that is known; nothing is computed for that."""
-        for row in itertools.islice(reversed(self.nodes[0].log.rows), MAX_LOOK_BACK):
-            loss = row.get("loss")
-            if not isinstance(loss, Value):
-                return None if loss is None else float(loss)
-            if loss.is_ready:
-                return float(loss.numbers)
-        return None
 
     def evaluate(self, step: int) -> float | None:
         """Evaluate the models of the first rank that leads; return the best test accuracy if it may end the run."""

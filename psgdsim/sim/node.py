@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from psgdsim.errors import PeerLost, ProgramError, RecvTimeout
 from psgdsim.mailbox import Loss, Waiter
 from psgdsim.node import ANY, Collective, Job, Kernel, Message, Node, snapshot
 from psgdsim.sim.coroutines import OrderedMailbox, SimJob, gather, wait
+from psgdsim.sim.kernel_times import KernelTimes
 from psgdsim.sim.processor import Processor
 from psgdsim.sim.values import numbers
 from psgdsim.trace import Activity
@@ -51,9 +51,12 @@ class SimNode(Node):
         self._simulation = simulation
         self._env: simpy.Environment = simulation.env
         experiment, topology = simulation.experiment, simulation.topology
-        self._draw = experiment.compute.start(rank, rng.stream(experiment.scenario.seed, "compute", rank))
-        self._speed = topology.speed(rank)
-        self._codec_rate = experiment.scenario.codec_rate
+        self._times = KernelTimes(
+            experiment.compute.start(rank, rng.stream(experiment.scenario.seed, "compute", rank)),
+            rank_rows=experiment.rank_rows,
+            speed=topology.speed(rank),
+            codec_rate=experiment.scenario.codec_rate,
+        )
         self.host = topology.host_of(rank)
         self.processor = Processor(simulation.env)
         self.is_up, self.is_returning, self.fate = True, False, ""
@@ -68,34 +71,23 @@ class SimNode(Node):
         return float(self._env.now)
 
     async def compute(self, kernel: Kernel, *arguments: Any) -> Any:
-        """Run the kernel now, and let the time pass that the machine needs for it; one kernel at a time."""
+        """Run the kernel now, and let the time pass that the machine needs for it."""
         start = self.now
         if kernel.forwards is None:
             result = self._simulation.execution.call(kernel, arguments)
+            if kernel.judge is not None:
+                result = self._simulation.verdicts.take(kernel, arguments, result, self.log)
         else:
             result = tuple(arguments[place] for place in kernel.forwards)
         activity: Activity = "encode" if kernel.kind == "codec" else "compute"
-        if not (self.processor.is_idle and self._is_free(kernel)):
+        if not kernel.is_concurrent and not (self.processor.is_idle and self._times.is_free(kernel)):
             self.log.enter(activity)
             try:
-                await self.processor.run(lambda begin: self._duration(kernel, arguments, result, begin))
+                await self.processor.run(self._times.timer(kernel, arguments, result))
             finally:
                 self.log.leave(activity)
         self.log.add_event(activity, kernel.name, start)
         return result
-
-    def _is_free(self, kernel: Kernel) -> bool:
-        """Whether a kernel takes no time."""
-        return kernel.rows is None and (kernel.kind != "codec" or self._codec_rate is None)
-
-    def _duration(self, kernel: Kernel, arguments: tuple[Any, ...], result: Any, begin: float) -> float:
-        """Return the time of a kernel that begins at some time [s]."""
-        if kernel.kind == "codec" and self._codec_rate is not None:
-            return float(max(map(_nbytes, (arguments, result))) / self._codec_rate / self._speed)
-        if kernel.rows is None:
-            return 0.0
-        load = kernel.rows(*arguments) / self._simulation.experiment.rank_rows
-        return self._draw(begin, load) / self._speed
 
     async def read(self, value: Any) -> Any:
         """Return the numbers; takes no time."""
@@ -289,10 +281,3 @@ class SimNode(Node):
             self.log.record({"incarnation": self._incarnation})
         self.log.close_step(step)
         self.step = step
-
-
-def _nbytes(tree: Any) -> int:
-    """Return the size of the arrays in a pytree [byte]."""
-    import jax
-
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import simpy
 
-from psgdsim.errors import StrategyError
+from psgdsim.errors import RankFailed, StrategyError
 from psgdsim.node import check_together
 from psgdsim.sim.coroutines import wait
 
@@ -27,7 +27,7 @@ class StepEnds:
         self._env: simpy.Environment = simulation.env
         experiment = simulation.experiment
         self._schedule, self._is_lock_step = experiment.task.schedule, experiment.strategy.is_lock_step
-        self._leaders = experiment.leaders
+        self._leaders, self._awaits_lost = experiment.leaders, experiment.strategy.awaits_lost
         self._num_expected = len(self._leaders)
         self._barrier: simpy.Event = self._env.event()
         self._goes_on = True
@@ -52,7 +52,10 @@ class StepEnds:
             self._meet_if_all_are_there()
 
     def crash(self, node: SimNode) -> None:
-        """Take note that a rank has crashed."""
+        """Take note that a rank has crashed; fail the run if the others wait for one that will not come back."""
+        if self._awaits_lost and self._goes_on and not node.is_returning:
+            fate = f"{node.fate}, and does not come back; the others wait for it, as the strategy says"
+            self._simulation.fail(node.rank, RankFailed(f"rank {node.rank}", f"step {node.log.step}", fate))
         if node.rank in self._leaders:
             self._num_expected -= not node.is_returning
             if node in self._arrived:
