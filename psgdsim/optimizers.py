@@ -185,6 +185,32 @@ def adamw(
     return Optimizer(learning_rate, transform, schedule)
 
 
+@register_optimizer("signum")
+def signum(
+    learning_rate: LearningRate,
+    *,
+    momentum: Decay = 0.9,
+    schedule: LearningRateSchedule | None = None,
+) -> Optimizer:
+    """Step by the sign of a decaying sum of gradients: m <- momentum * m + g; w <- w - learning_rate * sign(m).
+
+    With `momentum: 0` it is signSGD, and with the codec `sign`, from which it gets a mean of signs, majority vote:
+    every coordinate goes where most workers want it. The sign of 0, a draw between an even number of workers, is 0.
+    Source: Bernstein et al., ICML 2018, arXiv 1802.04434; majority vote: ICLR 2019, arXiv 1810.05291.
+
+    Args:
+        learning_rate: by how much each parameter changes in a step.
+        momentum: how much of the sum is kept each step.
+        schedule: how the learning rate changes; null for not at all.
+    """
+
+    def direction(optax: Any) -> optax.GradientTransformation:
+        steps = [optax.trace(momentum)] if momentum else []
+        return optax.chain(*steps, optax.scale_by_sign(), optax.scale(-1.0))
+
+    return Optimizer(learning_rate, _transform(direction, None), schedule)
+
+
 @register_schedule("constant")
 def constant() -> LearningRateSchedule:
     """Keep the learning rate as it is."""

@@ -46,6 +46,11 @@ def test_nesterov_looks_ahead() -> None:
     np.testing.assert_allclose(directions(opt.momentum(0.1, nesterov=True)), expected, rtol=1e-6)
 
 
+def test_signum_steps_by_the_sign_of_the_sum() -> None:
+    np.testing.assert_array_equal(directions(opt.signum(0.1, momentum=0.0)), [[-1, 1], [-1, -1]])
+    np.testing.assert_array_equal(directions(opt.signum(0.1)), [[-1, 1], [-1, 1]])  # 0.9 * -4 + 2 < 0
+
+
 def test_adam_follows_the_paper() -> None:
     mean, square, expected = np.zeros(2), np.zeros(2), []
     for step, gradient in enumerate(GRADIENTS, start=1):
