@@ -18,3 +18,7 @@ from psgdsim.strategies.outer import bmuf as bmuf
 from psgdsim.strategies.outer import diloco as diloco
 from psgdsim.strategies.outer import slow_mo as slow_mo
 from psgdsim.strategies.parameter_server import parameter_server as parameter_server
+from psgdsim.strategies.presets import asgd as asgd
+from psgdsim.strategies.presets import fast as fast
+from psgdsim.strategies.presets import pa as pa
+from psgdsim.strategies.presets import ssgd as ssgd
