@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from psgdsim import results, scenario
 from psgdsim.compilation import compile_clock, use_cache_on_disk
-from psgdsim.errors import PsgdsimError, ScenarioError, StrategyError
+from psgdsim.errors import PeerLost, PsgdsimError, RankFailed, ScenarioError, StrategyError
 from psgdsim.results import RunResult
 from psgdsim.scenario import Scenario
 from psgdsim.scenario.experiment import Experiment, build
@@ -90,6 +90,9 @@ def run(
         raise
     if outcome.error is None:
         outcome.error = _disagreement(experiment, mode, outcome) or _early_end(experiment, outcome)
+    elif isinstance(outcome.error, PeerLost | RankFailed) and not experiment.strategy.survives_loss:
+        kind, why = experiment.scenario.strategy.kind, experiment.strategy.needs_all
+        outcome.error.add_note(f"strategy {kind!r} cannot go on without a rank: {why}")
     summary = results.summarize(
         experiment,
         mode,
@@ -169,11 +172,12 @@ def _disagreement(experiment: Experiment, mode: Mode, outcome: Outcome) -> Strat
     """Return an error if ranks that should hold the same parameters do not."""
     if mode == "sim" and experiment.scenario.execution == "batched":
         return None  # replicas that were computed in different batches may differ by rounding
-    digests = {report.rank: report.digest for report in outcome.reports if report.rank in experiment.leaders}
-    first = experiment.leaders[0]
-    odd = [rank for rank, digest in digests.items() if digest != digests[first]]
-    if not odd or not experiment.strategy.is_replicated:
+    replicas = experiment.strategy.replicas(experiment.world_size)
+    digests = {report.rank: report.digest for report in outcome.reports if report.rank in replicas}
+    odd = [rank for rank, digest in digests.items() if digest != digests[replicas[0]]]
+    if not odd:
         return None
+    first = replicas[0]
     return StrategyError(
         f"rank {odd[0]} ends with other parameters than rank {first} (sha256 {digests[odd[0]][:12]}... against "
         f"{digests[first][:12]}...), which this strategy rules out; the machines' arithmetic differs"

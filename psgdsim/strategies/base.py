@@ -36,7 +36,8 @@ class Strategy:
         num_blocks: world size -> blocks into which one step's rows are dealt out.
         summarize: `(world_size, step rows of all ranks)` -> entries for `summary.json`; all that is certain to
             be there is the last row of each rank (`trace: off`), so nothing may depend on others.
-        is_replicated: whether every rank that leads ends with the same parameters, bit for bit; the run fails if not.
+        is_replicated: whether every rank that leads, and has the whole model, ends with the same parameters, bit for
+            bit; the run fails if not.
         server: the program of the ranks after the workers', or None if there are none.
         num_servers: how many of them there are.
         is_lock_step: whether all ranks end every step together with `Node.checkpoint`. If not, ranks run freely: the
@@ -44,6 +45,10 @@ class Strategy:
             steps; a worker that does not lead calls `Node.end_step` and goes on until a server tells it to stop. A
             server's step is as many rows as one step of all workers.
         survives_loss: whether the programs go on without a worker that is lost.
+        awaits_lost: whether they wait for it instead; then a run fails as soon as a worker is lost that will not come
+            back.
+        needs_all: why the programs cannot go on without a rank, where they do not survive its loss.
+        is_sharded: whether the model lies in parts on the servers, and is whole only on the workers.
         is_bitwise: whether what one rank computes must be, bit for bit, what another one computes; then a simulation
             always executes exactly.
 
@@ -60,6 +65,9 @@ class Strategy:
     num_servers: int = 0
     is_lock_step: bool = True
     survives_loss: bool = False
+    awaits_lost: bool = False
+    needs_all: str = "the others wait for what each of them sends"
+    is_sharded: bool = False
     is_bitwise: bool = False
 
     def __post_init__(self) -> None:
@@ -75,6 +83,11 @@ class Strategy:
         """Return the ranks that lead a run: those that end their steps with `Node.checkpoint`."""
         first = 0 if self.is_lock_step or not self.num_servers else world_size
         return range(first, world_size + self.num_servers)
+
+    def replicas(self, world_size: int) -> range:
+        """Return the ranks that must end with the same parameters: those that lead and have the whole model, if any."""
+        leaders = self.leaders(world_size) if self.is_replicated else range(0)
+        return leaders[:world_size] if self.is_sharded else leaders
 
     def staleness(self, counts: Mapping[int | float, int]) -> dict[str, Any]:
         """Return how stale the workers' gradients were; where ranks run freely, also how many were by how much.

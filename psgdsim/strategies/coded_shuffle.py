@@ -77,7 +77,14 @@ def coded_shuffle(
         )
         await _train(node, task, shuffle, jobs(node.world_size))
 
-    return Strategy(worker, check, lambda world_size: placement(world_size).num_slots, summarize, is_bitwise=True)
+    return Strategy(
+        worker,
+        check,
+        lambda world_size: placement(world_size).num_slots,
+        summarize,
+        is_bitwise=True,
+        needs_all="each group decodes with packets of all its members",
+    )
 
 
 async def _train(node: Node, task: Task, shuffle: _Shuffle, jobs: list[tuple[int, float | None]]) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from psgdsim.codecs.base import Codec
 from psgdsim.errors import PeerLost
 from psgdsim.node import Node
 from psgdsim.strategies.base import Strategy, register_strategy
 from psgdsim.strategies.delay_compensation import DelayCompensation
 from psgdsim.strategies.server_base import Rule, Server
 from psgdsim.strategies.server_calls import BoundedServer, RestartingServer
+from psgdsim.strategies.server_shards import ShardServer
 from psgdsim.strategies.server_workers import BoundedWorker, RestartedWorker, work
 from psgdsim.task import Task
 
@@ -28,10 +29,13 @@ Sync = Literal[
     "staleness_aware",
     "ssp",
 ]
-OnPeerLoss = Literal["fail", "drop"]
+OnPeerLoss = Literal["fail", "drop", "wait"]
 
 RESTARTING: Final = ("backup", "k_sync", "k_batch_sync")
 """All workers begin anew after every update."""
+
+WAITING: Final = ("bsp", "backup", "k_sync", "k_async", "ssp")
+"""Others' progress may need a certain worker's; in the other modes, any gradients will do."""
 
 USERS: Final[dict[str, tuple[str, ...]]] = {
     "k": ("k_sync", "k_batch_sync", "k_async", "k_batch_async", "staleness_aware"),
@@ -60,6 +64,7 @@ def parameter_server(
     staleness_bound: Annotated[int, Field(ge=0)] | None = None,
     cached_reads: bool = False,
     delay_compensation: DelayCompensation | None = None,
+    servers: Annotated[int, Field(ge=1, le=10_000)] = 1,
 ) -> Strategy:
     """Keep the model on a server, to which all workers push gradients and from which they pull parameters.
 
@@ -89,6 +94,14 @@ def parameter_server(
       c - min c <= `staleness_bound`; 0 takes the time of bsp, a large one is async. Per gradient one up and m down.
       Source: Ho et al., NIPS 2013.
 
+    With `servers: s`, each of s servers keeps a shard of w: contiguous parts of all D parameters in a row, as equal as
+    possible; server j has [floor(j D / s), floor((j + 1) D / s)). A worker cuts its gradient, codes each part as a
+    vector of its own, pushes all parts at once and pulls all. Per step, N s messages go up and down: the bytes of one
+    server and s - 1 more headers each way for each worker. On a star, a step takes 2 (alpha + N m / (s B)) besides
+    computing, and no less than 2 (alpha + m / B). With `identity` the parameters are those of one server, bit for bit
+    with `sgd` and `momentum`, but for how compiled code rounds with others; `clip_norm` shortens each shard's gradient
+    by itself.
+
     The optimizer and its memory are on the server. `w` is sent as it is, in a message of its own to each worker. But
     for bsp the server leads: its steps are as many updates as use N gradients, so K updates of N in N steps. Workers
     have a row for each gradient that was used; the server counts those that came too late in `dropped`.
@@ -102,8 +115,13 @@ def parameter_server(
         sync: when the server updates the model, and who waits for that.
         on_peer_loss: `fail`, a worker that is lost ends the run; `drop`, the run goes on with those that are left, and
             with one that has come back as soon as it has asked for the model. With bsp the mean is then over the
-            gradients that there are, and the server alone decides when to end, as with async: each worker pulls the
-            first parameters, computes one gradient more, and is told to end when it pushes that.
+            gradients that there are, weighted by rows, and the server alone decides when to end, as with async: each
+            worker pulls the first parameters, computes one gradient more, and is told to end when it pushes that.
+            `wait`, that same, but what needs a worker that is lost waits until it is back: with bsp the step, with
+            `backup` and the k_ modes the update if fewer than K are left, with `ssp` those that would get too far
+            ahead. A worker that will not come back ends the run, and so does the loss of all at once; in real mode
+            nobody comes back. Not with `async`, `k_batch_sync`, `k_batch_async` and `staleness_aware`, which wait for
+            no one in particular.
         k: how many gradients make an update, 1 to N; only with the k_ modes and `staleness_aware`.
         backup: how many workers nobody waits for, fewer than N; only with `backup`.
         staleness_bound: how many gradients a worker may have pushed more than the slowest when it begins another; only
@@ -113,20 +131,18 @@ def parameter_server(
             updated with an optimizer's memory of the worker's own; only with `ssp`.
         delay_compensation: how a stale gradient is corrected, null for not at all; only with `async`, `k_async`,
             `k_batch_async` and `staleness_aware`.
+        servers: into how many shards the model is cut, each on a server of its own; more than one only with bsp and
+            on_peer_loss `fail`: there all shards count the same updates.
     """
     settings = {"k": k, "backup": backup, "staleness_bound": staleness_bound, "delay_compensation": delay_compensation}
     _check_settings(sync, {**settings, "cached_reads": cached_reads or None})
-    is_led = sync != "bsp" or on_peer_loss == "drop"
-    tolerated = (PeerLost,) if on_peer_loss == "drop" else ()
-
-    def check(world_size: int, _codec: Codec) -> None:
-        if k is not None and k > world_size:
-            raise ValueError(f"k: expected at most world_size ({world_size}); got {k}")
-        if backup is not None and backup >= world_size:
-            raise ValueError(f"backup: expected fewer than world_size ({world_size}); got {backup}")
+    _check_losses(sync, on_peer_loss, servers)
+    is_led = sync != "bsp" or on_peer_loss != "fail"
+    tolerated = () if on_peer_loss == "fail" else (PeerLost,)
 
     async def worker(node: Node, task: Task) -> None:
-        with contextlib.suppress(*tolerated):  # without the server there is nothing left to do
+        # Without the server there is nothing left to do; but one that is waited for must say that it will not come.
+        with contextlib.suppress(*(tolerated if on_peer_loss == "drop" else ())):
             if sync in RESTARTING:
                 num = k if k is not None and sync == "k_batch_sync" else 1
                 await RestartedWorker(node, task, tolerated, num=num).run()
@@ -137,14 +153,39 @@ def parameter_server(
 
     async def server(node: Node, task: Task) -> None:
         rule = _rule(sync, k if backup is None else node.world_size - backup, delay_compensation)
-        program = Server(node, task, rule, tolerated)
-        if sync in RESTARTING:
-            program = RestartingServer(node, task, rule, tolerated)
-        elif staleness_bound is not None:
-            program = BoundedServer(node, task, rule, tolerated, bound=staleness_bound)
-        await program.run(is_led=is_led)
+        rule = replace(rule, awaits_lost=on_peer_loss == "wait")
+        if staleness_bound is not None:
+            await BoundedServer(node, task, rule, tolerated, bound=staleness_bound).run(is_led=is_led)
+            return
+        program = RestartingServer if sync in RESTARTING else Server if servers == 1 else ShardServer
+        await program(node, task, rule, tolerated).run(is_led=is_led)
 
-    return Strategy(worker, check, server=server, num_servers=1, is_lock_step=not is_led, survives_loss=bool(tolerated))
+    return Strategy(
+        worker,
+        lambda world_size, _codec: _check_counts(world_size, k, backup),
+        server=server,
+        num_servers=servers,
+        is_lock_step=not is_led,
+        survives_loss=on_peer_loss == "drop",
+        awaits_lost=on_peer_loss == "wait",
+        needs_all=_needs(sync, servers, on_peer_loss),
+        is_sharded=servers > 1,
+    )
+
+
+def _check_counts(world_size: int, k: int | None, backup: int | None) -> None:
+    """Raise `ValueError` if there are not as many workers as are waited for."""
+    if k is not None and k > world_size:
+        raise ValueError(f"k: expected at most world_size ({world_size}); got {k}")
+    if backup is not None and backup >= world_size:
+        raise ValueError(f"backup: expected fewer than world_size ({world_size}); got {backup}")
+
+
+def _needs(sync: Sync, servers: int, on_peer_loss: OnPeerLoss) -> str:
+    """Return why a run without on_peer_loss 'drop' cannot go on without a rank."""
+    if servers > 1:
+        return "the parts of the model that lie on the servers must all take up the same gradients"
+    return f"on_peer_loss is {on_peer_loss!r}; with 'drop', sync {sync!r} goes on with the workers that are left"
 
 
 def _rule(sync: Sync, num: int | None, compensation: DelayCompensation | None) -> Rule:
@@ -158,6 +199,26 @@ def _rule(sync: Sync, num: int | None, compensation: DelayCompensation | None) -
         is_discounted=sync == "staleness_aware",
         compensation=compensation,
     )
+
+
+def _check_losses(sync: Sync, on_peer_loss: OnPeerLoss, servers: int) -> None:
+    """Raise `ValueError` if a mode cannot wait for a worker, or its shards would come apart."""
+    if on_peer_loss == "wait" and sync not in WAITING:
+        waiting = f"{', '.join(map(repr, WAITING[:-1]))} or {WAITING[-1]!r}"
+        raise ValueError(
+            f"on_peer_loss: 'wait' only with sync {waiting}, for with {sync!r} nobody waits for a certain worker; "
+            "expected 'fail' or 'drop'"
+        )
+    if servers > 1 and sync != "bsp":
+        raise ValueError(
+            f"servers: expected 1 with sync {sync!r}, for shards that update at different times have no model in "
+            f"common; got {servers}: use sync 'bsp'"
+        )
+    if servers > 1 and on_peer_loss != "fail":
+        raise ValueError(
+            f"servers: expected 1 with on_peer_loss {on_peer_loss!r}, for each shard would go on with workers of its "
+            f"own; got {servers}: use on_peer_loss 'fail'"
+        )
 
 
 def _check_settings(sync: Sync, settings: dict[str, object]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -15,10 +16,12 @@ from psgdsim.strategies.delay_compensation import DelayCompensation
 from psgdsim.task import Task
 
 PUSH: Final = "push"
-"""The tag of all that a worker sends: the version of its parameters and a coded gradient, or None to ask for the model.
+"""The tag of all that a worker sends: None to ask for the model; or the version of its parameters, a coded gradient,
+and what it wants for it: the term, or whether it waits for an answer at all where the server calls.
 
-The answer to a gradient is tagged with that version: a worker that has crashed and come back must not take an answer
-for its own that was meant for the one it has been.
+A term is how often a worker has asked for the model so far; the server says so when it answers that. The answer to a
+gradient is tagged with its term and version: a worker that has crashed and come back must not take an answer for its
+own that was meant for the one it has been.
 """
 
 FAREWELL: Final = ()
@@ -28,9 +31,13 @@ Outcome = tuple[int, int]
 """The version that a gradient has made, and how stale it was."""
 
 
-def answer_tag(version: int | None) -> str:
-    """Return the tag of the answer to a gradient computed at a version, or to the question for the model (None)."""
-    return "pull" if version is None else f"pull {version}"
+QUESTION_TAG: Final = "pull"
+"""The tag of the answer to the question for the model."""
+
+
+def answer_tag(version: int, term: int) -> str:
+    """Return the tag of the answer to a gradient computed at a version, in a term."""
+    return f"{QUESTION_TAG} {version}, term {term}"
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class Rule:
         is_waiting: whether it goes on only when it has answered.
         is_distinct: whether each of the gradients must be another worker's; if not, workers are answered at once.
         is_discounted: whether a gradient that is tau > 1 updates old counts for 1 / tau.
+        awaits_lost: whether it waits for a worker that is lost until it has come back, where it waits for it at all.
         compensation: how a stale gradient is corrected, or None if it is not.
     """
 
@@ -49,6 +57,7 @@ class Rule:
     is_waiting: bool = True
     is_distinct: bool = True
     is_discounted: bool = False
+    awaits_lost: bool = False
     compensation: DelayCompensation | None = None
 
     def is_enough(self, num: int) -> bool:
@@ -64,11 +73,17 @@ class Rule:
 
 
 class Push(NamedTuple):
-    """A gradient, and the version of the parameters at which it was computed."""
+    """A gradient, the version of the parameters at which it was computed, and what its worker wants for it."""
 
     worker: int
     version: int
     gradient: Any
+    wants: int
+
+    @property
+    def answer_tag(self) -> str:
+        """The tag of the answer to it, where what is wanted is that of a term."""
+        return answer_tag(self.version, self.wants)
 
 
 class Server:
@@ -87,13 +102,15 @@ class Server:
         self._version = 0
         self._owing = set(range(node.world_size))  # who has had an answer and not pushed since
         self._gone: set[int] = set()
+        self._due: set[int] = set()  # who has pushed and waits for the answer
+        self._terms: Counter[int] = Counter()
         self._read: dict[int, Any] = {}  # these three only for delay compensation
         self._memories: dict[int, Any] = {}
         self._blank: Any = None
 
     async def run(self, *, is_led: bool) -> None:
         """Update the model as long as the run goes on, then tell the workers if nobody else does."""
-        self._state = await self._node.compute(self._task.init, 0, None)
+        self._state = await self._begin()
         self._fresh = await self._node.compute(self._task.init_codec, self._state.params)
         self._decoders = dict.fromkeys(range(self._node.world_size), self._fresh)
         if self._rule.compensation is not None:
@@ -110,14 +127,20 @@ class Server:
         if is_led:
             await self._dismiss()
 
+    async def _begin(self) -> Any:
+        """Return the state in which the model begins."""
+        return await self._node.compute(self._task.init, 0, None)
+
     async def _update(self, step: int) -> list[int]:
         """Update the model once; return how stale the gradients were."""
         pushes = await self._collect()
         staleness = [self._version - push.version for push in pushes]
         await self._apply(pushes, step)
         # Unless all must be distinct, everybody but the last has been answered.
-        due = [push for push in pushes[0 if self._rule.is_distinct else -1 :] if push.worker not in self._gone]
-        answers = [self._answer(push.worker, push.version, self._version - 1 - push.version) for push in due]
+        due = [push for push in pushes[0 if self._rule.is_distinct else -1 :] if push.worker in self._due]
+        answers = [self._answer(push.worker, push.answer_tag, self._version - 1 - push.version) for push in due]
+        if self._rule.awaits_lost:
+            self._owing |= self._gone
         if self._rule.is_waiting:
             await self._node.gather(*answers)
         else:
@@ -127,11 +150,12 @@ class Server:
 
     async def _dismiss(self) -> None:
         """Tell each worker to end when it has pushed once more."""
-        while self._owing:
+        while self._owing - self._gone:
             message = await self._receive()
             if isinstance(message, Message):
                 self._owing.discard(message.src)
-                await self._send(message.src, None if message.payload is None else message.payload[0], None)
+                tag = QUESTION_TAG if message.payload is None else answer_tag(*message.payload[::2])
+                await self._send(message.src, tag, None)
 
     # --- gradients ------------------------------------------------------------------------------------------------
 
@@ -147,13 +171,14 @@ class Server:
             else:
                 push = pushes[len(pushes)] = await self._take(message)
                 if not self._rule.is_enough(len(pushes)):
-                    self._node.spawn(self._answer(push.worker, push.version, self._version - push.version))
+                    self._node.spawn(self._answer(push.worker, push.answer_tag, self._version - push.version))
         return [pushes[place] for place in sorted(pushes)]
 
     async def _take(self, message: Message) -> Push:
         """Decode a gradient, and correct it if it is stale."""
-        worker, (version, payload) = message.src, message.payload[:2]
+        worker, (version, payload, wants) = message.src, message.payload
         self._owing.discard(worker)
+        self._due.add(worker)
         decoder, like = self._decoders[worker], self._state.params
         gradient, self._decoders[worker] = await self._node.compute(self._task.decode, payload, decoder, like)
         rule = self._rule.compensation
@@ -161,7 +186,7 @@ class Server:
             gradient, self._memories[worker] = await self._node.compute(
                 rule.compensate, gradient, like, self._read[worker], self._memories[worker]
             )
-        return Push(worker, version, gradient)
+        return Push(worker, version, gradient, wants)
 
     async def _apply(self, pushes: Sequence[Push], step: int) -> None:
         """Apply the mean of gradients."""
@@ -181,16 +206,17 @@ class Server:
 
     # --- answers --------------------------------------------------------------------------------------------------
 
-    def _answer(self, worker: int, version: int | None, staleness: int) -> Coroutine[Any, Any, None]:
-        """Return what sends the model, as it is now, to a worker that has sent a gradient or asked for the model."""
+    def _answer(self, worker: int, tag: str, number: int) -> Coroutine[Any, Any, None]:
+        """Return what sends the model, as it is now, to a worker, and how stale its gradient was or its term."""
         self._owing.add(worker)
+        self._due.discard(worker)
         if self._rule.compensation is not None:
             self._read[worker] = self._state.params
-        return self._send(worker, version, (self._state.params, self._version, staleness))
+        return self._send(worker, tag, (self._state.params, self._version, number))
 
-    async def _send(self, worker: int, version: int | None, answer: Any) -> None:
+    async def _send(self, worker: int, tag: str, answer: Any) -> None:
         with contextlib.suppress(*self._tolerated):  # whoever receives is told of it, too
-            await self._node.send(worker, answer, tag=answer_tag(version))
+            await self._node.send(worker, answer, tag=tag)
 
     # --- workers come and go --------------------------------------------------------------------------------------
 
@@ -215,13 +241,16 @@ class Server:
             return lost
 
     def _lose(self, worker: int) -> None:
-        """Go on without a worker."""
+        """Go on without a worker, or until it is missing."""
         self._gone.add(worker)
-        self._owing.discard(worker)
+        self._due.discard(worker)
+        if not self._rule.awaits_lost:
+            self._owing.discard(worker)
 
     def _welcome(self, worker: int) -> None:
         """Answer a worker that begins, whether or not it was there before."""
         self._gone.discard(worker)
         self._decoders[worker] = self._fresh
         self._memories[worker] = self._blank
-        self._node.spawn(self._answer(worker, None, 0))
+        self._terms[worker] += 1
+        self._node.spawn(self._answer(worker, QUESTION_TAG, self._terms[worker]))

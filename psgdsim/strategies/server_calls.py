@@ -13,7 +13,7 @@ from typing import Any
 
 from psgdsim.errors import PeerLost
 from psgdsim.node import Message, Node
-from psgdsim.strategies.server_base import FAREWELL, Outcome, Push, Rule, Server
+from psgdsim.strategies.server_base import FAREWELL, QUESTION_TAG, Outcome, Push, Rule, Server
 from psgdsim.task import Task
 
 
@@ -35,7 +35,7 @@ class CallingServer(Server):
 
     def _tell(self, worker: int, params: Any) -> None:
         call = params, self._version, self._outcomes.pop(worker, []), self._lead(worker)
-        self._node.spawn(self._send(worker, None, call))
+        self._node.spawn(self._send(worker, QUESTION_TAG, call))
 
     def _welcome(self, worker: int) -> None:
         self._gone.discard(worker)
@@ -65,7 +65,7 @@ class CallingServer(Server):
             await send.wait()
 
     async def _end(self, worker: int) -> None:
-        await self._send(worker, None, (None, self._version, self._outcomes.pop(worker, []), 0))
+        await self._send(worker, QUESTION_TAG, (None, self._version, self._outcomes.pop(worker, []), 0))
 
 
 class RestartingServer(CallingServer):
@@ -104,7 +104,7 @@ class RestartingServer(CallingServer):
 
     def _is_complete(self, pushes: list[Push]) -> bool:
         """Whether there are enough gradients, or all that there can be."""
-        if self._rule.is_enough(len(pushes)) or not (pushes and self._rule.is_distinct):
+        if self._rule.is_enough(len(pushes)) or self._rule.awaits_lost or not (pushes and self._rule.is_distinct):
             return self._rule.is_enough(len(pushes))
         return {push.worker for push in pushes} | self._gone >= set(range(self._node.world_size))
 
@@ -154,16 +154,20 @@ class BoundedServer(CallingServer):
         await super()._dismiss()
 
     def _lose(self, worker: int) -> None:
-        """Wait no longer for a worker that is gone."""
+        """Wait no longer for a worker that is gone, unless the rule says so."""
         super()._lose(worker)
         self._asking.discard(worker)
+        if self._rule.awaits_lost:
+            return
         self._clocks.pop(worker, None)
         if self._clocks:
             self._release()
 
     def _welcome(self, worker: int) -> None:
-        """Let a worker that has come back be as far as the slowest."""
-        if worker in self._there or worker not in self._clocks:
+        """Let a worker that has come back be as far as the slowest, or as far as it was if it was waited for."""
+        if self._rule.awaits_lost:
+            self._asking.discard(worker)
+        elif worker in self._there or worker not in self._clocks:
             self._clocks.pop(worker, None)
             self._asking.discard(worker)
             self._clocks[worker] = min(self._clocks.values(), default=0)

@@ -9,38 +9,47 @@ from typing import Any
 
 from psgdsim.errors import PeerLost
 from psgdsim.node import Job, Node
-from psgdsim.strategies.server_base import FAREWELL, PUSH, Outcome, answer_tag
+from psgdsim.strategies.server_base import FAREWELL, PUSH, QUESTION_TAG, Outcome, answer_tag
+from psgdsim.strategies.server_shards import Shards
 from psgdsim.task import Task
 
 
 async def work(node: Node, task: Task, *, is_led: bool) -> None:
-    """Compute gradients, each at the parameters of the server's last answer."""
-    [server] = node.servers
-    blocks = task.blocks(node.world_size)
+    """Compute gradients, each at the parameters of the servers' last answers."""
+    blocks, shards, term = task.blocks(node.world_size), Shards(node), 0
     if is_led:
+        [server] = node.servers
         await node.send(server, None, tag=PUSH)
-        answer = (await node.recv(server, tag=answer_tag(None))).payload
-    else:
-        answer = (await node.compute(task.init, 0, None)).params, 0, 0
-    if answer is None:
-        return
-    params, version, _ = answer
-    encoder = await node.compute(task.init_codec, params)
-
-    async def push(step: int) -> tuple[Any, Any]:  # whatever it holds is let go of when it returns
-        losses, gradients = await node.compute(task.gradients, [params], [blocks.ids(step, node.rank)])
-        gradient, after = await node.compute(task.encode, gradients[0], encoder, node.rank, step)
-        await node.send(server, (version, gradient), tag=PUSH)
-        return losses[0], after
-
-    for step in itertools.count(1):
-        loss, encoder = await push(step)
-        answer = (await node.recv(server, tag=answer_tag(version))).payload
+        answer = (await node.recv(server, tag=QUESTION_TAG)).payload
         if answer is None:
             return
-        read = version
-        params, version, staleness = answer
-        node.record(loss=loss, staleness=staleness, version=read + staleness + 1)
+        params, version, term = answer
+    else:
+        params, version = (await node.compute(task.init, 0, None)).params, 0
+    encoders = [await node.compute(task.init_codec, part) for part in await shards.cut(params)]
+
+    async def push(step: int) -> Any:  # whatever it holds is let go of when it returns
+        losses, gradients = await node.compute(task.gradients, [params], [blocks.ids(step, node.rank)])
+        payloads: list[Any] = []
+        for place, part in enumerate(await shards.cut(gradients[0])):
+            key = shards.stream(node.rank, place)
+            payload, encoders[place] = await node.compute(task.encode, part, encoders[place], key, step)
+            payloads.append(payload)
+        sends = [
+            node.send(server, (version, payload, term), tag=PUSH)
+            for server, payload in zip(node.servers, payloads, strict=True)
+        ]
+        await node.gather(*sends)
+        return losses[0]
+
+    for step in itertools.count(1):
+        loss = await push(step)
+        answers = [(await node.recv(server, tag=answer_tag(version, term))).payload for server in node.servers]
+        if answers[0] is None:
+            return
+        _, made, staleness = answers[0]
+        node.record(loss=loss, staleness=staleness, version=version + staleness + 1)
+        params, version = await shards.join([part for part, _, _ in answers], params), made
         if is_led:
             node.end_step(step)
         elif not await node.checkpoint(step, [params]):
@@ -72,7 +81,7 @@ class CalledWorker:
         await self._node.send(self._server, None, tag=PUSH)
         job: Job | None = None
         while True:
-            params, version, outcomes, lead = (await self._node.recv(self._server, tag=answer_tag(None))).payload
+            params, version, outcomes, lead = (await self._node.recv(self._server, tag=QUESTION_TAG)).payload
             if job is not None:
                 job.cancel()
             self._hear(outcomes)

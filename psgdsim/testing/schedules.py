@@ -126,12 +126,11 @@ class RandomSchedules:
         return outcome
 
     def _disagreements(self, outcome: Outcome) -> list[str]:
-        digests = {rank: outcome.reports[rank].digest for rank in self.experiment.leaders}
-        first = self.experiment.leaders[0]
-        odd = [rank for rank, digest in digests.items() if digest != digests[first]]
-        if not odd or not self.experiment.strategy.is_replicated:
+        replicas = self.experiment.strategy.replicas(self.experiment.world_size)
+        odd = [rank for rank in replicas if outcome.reports[rank].digest != outcome.reports[replicas[0]].digest]
+        if not odd:
             return []
-        return [f"rank {odd[0]} ends with other parameters than rank {first}, which `is_replicated` rules out"]
+        return [f"rank {odd[0]} ends with other parameters than rank {replicas[0]}, which `is_replicated` rules out"]
 
     def failures(self, seeds: Iterable[int]) -> Iterator[str]:
         """Run many schedules; yield what went wrong in each that failed."""

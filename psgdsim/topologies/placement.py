@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
@@ -46,10 +46,14 @@ class Hosts(_Settings):
 
     Worker i lives on host `i // ranks_per_host`, beside the others but with a processor of its own, so ranks of one
     host compute at full speed at once; they share the host's links to the network. A message between two of them
-    crosses only the loopback. A strategy's servers live on hosts of their own after the workers', one on each.
+    crosses only the loopback. A strategy's servers live on hosts of their own after the workers', one on each, or
+    `beside` the workers: server j on host j, beginning again with host 0 if there are more servers than hosts.
     """
 
     ranks_per_host: _Count = Field(default=1, description="workers on each host; the last of these may have fewer")
+    servers: Literal["own", "beside"] = Field(
+        default="own", description="where servers live: on hosts of their own, or beside workers, the first on host 0"
+    )
     loopback: Loopback = Field(default=Loopback(), description="what joins the ranks of one host")
     kinds: Annotated[tuple[HostKind, ...], Strict(strict=False)] = Field(
         default=(), description="the first hosts, the next ones, ...; hosts beyond them have speed 1"
@@ -57,12 +61,16 @@ class Hosts(_Settings):
 
     def num_hosts(self, num_ranks: int, num_servers: int = 0) -> int:
         """Return how many hosts the ranks need; the last `num_servers` of them are servers."""
-        return -(-(num_ranks - num_servers) // self.ranks_per_host) + num_servers
+        return self._num_worker_hosts(num_ranks - num_servers) + (num_servers if self.servers == "own" else 0)
+
+    def _num_worker_hosts(self, num_workers: int) -> int:
+        return -(-num_workers // self.ranks_per_host)
 
     def check(self, part: TopologyPart, num_ranks: int, num_servers: int = 0) -> None:
         """Raise `ValueError` if the ranks do not fit; the message begins with the key to blame."""
         needed = self.num_hosts(num_ranks, num_servers)
-        servers = f" and {num_servers} server{'s' if num_servers > 1 else ''}" if num_servers else ""
+        beside = " beside them" if self.servers == "beside" else ""
+        servers = f" and {num_servers} server{'s' if num_servers > 1 else ''}{beside}" if num_servers else ""
         need = f"{needed} hosts ({num_ranks - num_servers} ranks, {self.ranks_per_host} per host{servers})"
         if part.max_hosts is not None and needed > part.max_hosts:
             raise ValueError(f"topology: expected room for {need}; there is room for {part.max_hosts}")
@@ -83,11 +91,13 @@ class Hosts(_Settings):
         self.check(part, num_ranks, num_servers)
         num_hosts = self.num_hosts(num_ranks, num_servers)
         bare = part.build(num_hosts)
-        if self.ranks_per_host > 1:
+        if self.ranks_per_host > 1 or (num_servers and self.servers == "beside"):
+            num_workers = num_ranks - num_servers
+            first = self._num_worker_hosts(num_workers) if self.servers == "own" else 0
 
             def host_of(rank: int) -> int:
-                to_end = num_ranks - rank
-                return num_hosts - to_end if to_end <= num_servers else rank // self.ranks_per_host
+                is_server = rank >= num_workers
+                return first + (rank - num_workers) % (num_hosts - first) if is_server else rank // self.ranks_per_host
 
             bare = self._with_loopbacks(replace(bare, host_of=host_of))
         if self.kinds:

@@ -79,6 +79,17 @@ def test_each_gradient_that_is_used_has_a_row(sync, parameters, on_peer_loss, tm
     assert result.evals["train_loss"][-1] < result.evals["train_loss"][0]
 
 
+def test_shards_make_every_step_together(tmp_path):
+    codec = {"kind": "error_feedback", "codec": {"kind": "top_k", "ratio": 0.5}}
+    result = run(tmp_path, parameters={"servers": 2}, codec=codec)
+    assert [list(rows_of(result, rank)["version"]) for rank in range(5)] == [list(range(1, 21))] * 5
+    assert list(result.evals["step"]) == [5, 10, 15, 20]
+    assert result.evals["train_loss"][-1] < result.evals["train_loss"][0]
+    sent = result.summary["bytes"]["sent"]
+    assert len(sent) == 5
+    assert len(set(sent[:3])) == 1
+
+
 def test_models_beyond_what_is_kept_are_evaluated_at_once(tmp_path):
     steps = step_ends.MAX_SNAPSHOTS + 6
     result = run(tmp_path, "async", max_steps=steps, evaluate={"every": "1 step"})
@@ -136,11 +147,18 @@ def test_rounds_go_on_without_a_client_that_is_lost(quorum, clients, tmp_path):
     assert losses[3] < losses[2] < losses[0]
 
 
-@pytest.mark.parametrize("sync", ["bsp", "async"])
-def test_a_run_that_cannot_do_without_ends_with_the_worker(sync, tmp_path):
-    result = run(tmp_path, sync, kind="dying_parameter_server", check=False)
+@pytest.mark.parametrize(("sync", "on_peer_loss"), [("bsp", "fail"), ("async", "fail"), ("bsp", "wait")])
+def test_a_run_that_cannot_do_without_ends_with_the_worker(sync, on_peer_loss, tmp_path):
+    result = run(tmp_path, sync, on_peer_loss, kind="dying_parameter_server", check=False)
     assert isinstance(result.error, RankFailed)
     assert re.match(r"rank 1: training.*: its process was killed by signal 9 \(SIGKILL\)", str(result.error))
+
+
+def test_a_run_ends_with_one_of_its_shards(tmp_path):
+    parameters = {"who": "server", "servers": 2}
+    result = run(tmp_path, kind="dying_parameter_server", parameters=parameters, check=False)
+    assert isinstance(result.error, RankFailed)
+    assert re.match(r"rank 4 \(server\): training.*: its process was killed by signal 9", str(result.error))
 
 
 def test_a_run_ends_with_its_server(tmp_path):

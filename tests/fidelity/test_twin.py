@@ -31,6 +31,60 @@ TWINS = {
         BASE,
         [*SMALL, "world_size=4", "strategy={kind: all_reduce, algorithm: hierarchical, group_size: 2}"],
     ),
+    "low rank, in two rounds of a ring": (
+        BASE,
+        [
+            *SMALL,
+            "strategy={kind: all_reduce, algorithm: ring}",
+            "codec={kind: error_feedback, codec: {kind: power_sgd, rank: 2}}",
+        ],
+    ),
+    "random places that all ranks share, around a ring": (
+        BASE,
+        [
+            *SMALL,
+            "strategy={kind: all_reduce, algorithm: ring}",
+            "codec={kind: error_feedback, codec: {kind: random_k, ratio: 0.1}}",
+        ],
+    ),
+    "messages of different lengths, a codec per layer": (
+        BASE,
+        [
+            *SMALL,
+            "strategy={kind: all_reduce, algorithm: broadcast}",
+            "codec={layers: {'*bias': {kind: identity}, default: {kind: compressed, codec: {kind: dgc, ratio: 0.05, "
+            "warmup_steps: 2, index_coding: auto}}}}",
+        ],
+    ),
+    "micro-batches": (BASE, [*SMALL, "strategy={kind: all_reduce, accumulation: 3}"]),
+    "buckets, unequal shares, another model": (
+        BASE,
+        [
+            *SMALL,
+            "model={kind: cnn}",
+            "strategy={kind: all_reduce, bucket_size: 1 KiB}",
+            "batch_size=null",
+            "global_batch_size=31",
+        ],
+    ),
+    "coded buckets along a tree": (
+        BASE,
+        [
+            *SMALL,
+            "world_size=4",
+            "strategy={kind: all_reduce, algorithm: halving_doubling, bucket_size: 1 B}",
+            "codec={kind: cast, dtype: bfloat16}",
+        ],
+    ),
+    "a double buffer": (BASE, [*SMALL, "max_steps=5", "strategy={kind: all_reduce, double_buffer: true}"]),
+    "a double buffer of micro-batches, adam": (
+        BASE,
+        [
+            *SMALL,
+            "strategy={kind: all_reduce, algorithm: tree, double_buffer: true, accumulation: 2}",
+            "optimizer={kind: adam, learning_rate: 0.01}",
+        ],
+    ),
     "a parameter server": (BASE, [*SMALL, "strategy={kind: parameter_server}"]),
     "a parameter server, a codec with memory, unequal shares": (
         BASE,
@@ -46,6 +100,29 @@ TWINS = {
     "a parameter server that may lose workers": (
         BASE,
         [*SMALL, "strategy={kind: parameter_server, on_peer_loss: drop}"],
+    ),
+    "a parameter server that waits for workers that are lost": (
+        BASE,
+        [*SMALL, "strategy={kind: parameter_server, on_peer_loss: wait}"],
+    ),
+    "a parameter server in three shards, unequal shares": (
+        BASE,
+        [
+            *SMALL,
+            "strategy={kind: parameter_server, servers: 3}",
+            "optimizer={kind: momentum, learning_rate: 0.1}",
+            "batch_size=null",
+            "global_batch_size=31",
+        ],
+    ),
+    "a parameter server in two shards beside the workers, a codec with memory": (
+        BASE,
+        [
+            *SMALL,
+            "strategy={kind: parameter_server, servers: 2}",
+            "hosts={servers: beside}",
+            "codec={kind: error_feedback, codec: {kind: top_k, ratio: 0.1}}",
+        ],
     ),
     "a parameter server that waits for the first three of three": (
         BASE,
@@ -136,6 +213,9 @@ TWINS = {
     ),
 }
 
+BESIDE = {name for name in TWINS if name.startswith("a double buffer")}
+"""What sends while the next step is computed: how much it has sent when a step ends is a matter of time."""
+
 
 @pytest.mark.parametrize("name", TWINS)
 def test_both_modes_end_with_the_same_bits_and_bytes(name, tmp_path):
@@ -143,7 +223,7 @@ def test_both_modes_end_with_the_same_bits_and_bytes(name, tmp_path):
     overrides = [*overrides, "evaluate.every=2 steps", f"real.heartbeat_timeout={HEARTBEAT_TIMEOUT}"]
     sim, real = (psgdsim.run(path, mode=mode, out=tmp_path / mode, overrides=overrides) for mode in ("sim", "real"))
     assert real.summary["params_sha256"] == sim.summary["params_sha256"]
-    for column in ("rank", "step", "loss", "bytes"):
+    for column in ("rank", "step", "loss", "staleness", *(() if name in BESIDE else ("bytes",))):
         np.testing.assert_array_equal(real.steps[column], sim.steps[column])
     for counted in ("sent", "total", "payload_total", "relay_total"):
         assert real.summary["bytes"][counted] == sim.summary["bytes"][counted]

@@ -36,8 +36,8 @@ def train(scenario, gradients_of):
     return jax.tree.map(np.asarray, states[-1].params)
 
 
-def mean(gradients):
-    return jax.tree.map(lambda *leaves: np.mean(np.stack(leaves), axis=0), *gradients)
+def mean(gradients, rows=None):
+    return jax.tree.map(lambda *leaves: np.average(np.stack(leaves), axis=0, weights=rows), *gradients)
 
 
 @pytest.mark.parametrize("rows", [{"batch_size": 8}, {"batch_size": None, "global_batch_size": 25}])
@@ -71,15 +71,32 @@ def test_one_worker_is_plain_sgd_bit_for_bit(tiny, sync, on_peer_loss, tmp_path)
     assert not result.steps["staleness"].any()
 
 
-def test_what_is_left_of_a_step_is_averaged(tmp_path):
-    scenario = {**BASE, "topology": FREE, **strategy("bsp", "drop")}
-    faults = [{"kind": "crash", "rank": 3, "at": "250 ms"}]
+@pytest.mark.parametrize("lost", [0, 3])
+@pytest.mark.parametrize("rows", [(2, 2, 2, 2), (3, 3, 2, 2)])
+def test_what_is_left_of_a_step_is_averaged_by_rows(rows, lost, tmp_path):
+    scenario = {**BASE, "topology": FREE, "batch_size": None, "global_batch_size": sum(rows), **strategy("bsp", "drop")}
+    faults = [{"kind": "crash", "rank": lost, "at": "250 ms"}]
+    # The more rows a rank has, the longer it computes: it is lost in the third step all the same.
     result = psgdsim.run({**scenario, "faults": faults}, out=tmp_path / "run")
 
     def by_step(states, gradient):
         for step in range(1, 7):
-            present = range(4) if step <= 2 else range(3)
-            yield mean([gradient(states[-1].params, step, block) for block in present])
+            present = [block for block in range(4) if step <= 2 or block != lost]
+            gradients = [gradient(states[-1].params, step, block) for block in present]
+            yield mean(gradients, [rows[block] for block in present])
+
+    np.testing.assert_allclose(result.params["weight"], train(scenario, by_step)["weight"], rtol=1e-5)
+
+
+def test_the_mean_of_a_worker_that_is_waited_for_is_that_of_all(tmp_path):
+    scenario = {**BASE, "topology": FREE, **strategy("bsp", "wait")}
+    faults = [{"kind": "crash", "rank": 1, "at": "250 ms", "restart_after": "1 s"}]
+    result = psgdsim.run({**scenario, "faults": faults}, out=tmp_path / "run")
+
+    def by_step(states, gradient):
+        for step in range(1, 7):  # back after two steps, it begins again with the rows of its first
+            steps = [step, step if step <= 2 else step - 2, step, step]
+            yield mean([gradient(states[-1].params, each, block) for block, each in enumerate(steps)])
 
     np.testing.assert_allclose(result.params["weight"], train(scenario, by_step)["weight"], rtol=1e-6)
 

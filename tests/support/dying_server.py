@@ -14,19 +14,21 @@ from psgdsim.strategies import fedavg, parameter_server, register_strategy
 @register_strategy("dying_parameter_server")
 def dying_parameter_server(
     sync: Literal["bsp", "async"] = "bsp",
-    on_peer_loss: Literal["fail", "drop"] = "fail",
+    on_peer_loss: Literal["fail", "drop", "wait"] = "fail",
     who: Literal["worker", "server"] = "worker",
     stop: Literal["SIGKILL", "SIGSTOP"] = "SIGKILL",
+    servers: int = 1,
 ):
     """Stop one process in its second step.
 
     Args:
         sync: as in `parameter_server`.
         on_peer_loss: likewise.
-        who: rank 1, or the server.
+        who: rank 1, or the last server.
         stop: by which signal.
+        servers: as in `parameter_server`.
     """
-    strategy = parameter_server(sync, on_peer_loss)
+    strategy = parameter_server(sync, on_peer_loss, servers=servers)
 
     async def worker(node, task):
         if who == "worker" and node.rank == 1:
@@ -34,7 +36,7 @@ def dying_parameter_server(
         await strategy.worker(node, task)
 
     async def server(node, task):
-        if who == "server":
+        if who == "server" and node.rank == node.servers[-1]:
             stop_in_step_2(node, "record", stop)
         await strategy.server(node, task)
 

@@ -39,7 +39,7 @@ def rows_of(result, rank):
     ("parameters", "message"),
     [
         ({"sync": "asynch"}, "strategy.sync: expected one of bsp, async, .*ssp; got 'asynch'; did you mean 'async'"),
-        ({"on_peer_loss": "ignore"}, "strategy.on_peer_loss: expected one of fail, drop; got 'ignore'"),
+        ({"on_peer_loss": "ignore"}, "strategy.on_peer_loss: expected one of fail, drop, wait; got 'ignore'"),
     ],
 )
 def test_what_does_not_exist_is_refused(parameters, message):
