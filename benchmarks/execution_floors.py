@@ -1,7 +1,7 @@
 """What simulated training is measured against: the same arithmetic in plain jax, without messages, times or metrics.
 
-The model is a perceptron 784-128-128-10 with tanh, the batch 32 rows per worker, float32. Imported by `sync_sgd.py` and
-`async_sgd.py`; not a benchmark of its own.
+The model is a perceptron 784-128-128-10 with tanh, the batch 32 rows per worker, float32. Imported by `sync_sgd.py`,
+`codec_sgd.py` and `async_sgd.py`; not a benchmark of its own.
 """
 
 from __future__ import annotations
@@ -45,12 +45,14 @@ def gradient(params: Any, inputs: Any, targets: Any, ids: Any) -> Any:
     return jax.value_and_grad(_loss)(params, inputs[ids], targets[ids])
 
 
-def _mean(rows: Any) -> Any:
+def mean(rows: Any) -> Any:
+    """Return the mean over the first axis, as a product with a vector."""
     weights = jnp.full(rows.shape[0], 1 / rows.shape[0])
     return (weights @ rows.reshape(rows.shape[0], -1)).reshape(rows.shape[1:])
 
 
-def _apply(params: Any, direction: Any) -> Any:
+def apply(params: Any, direction: Any) -> Any:
+    """Return the parameters after a step of SGD."""
     return jax.tree.map(lambda p, g: p - RATE * g, params, direction)
 
 
@@ -58,7 +60,7 @@ def _apply(params: Any, direction: Any) -> Any:
 def by_vmap(params: Any, inputs: Any, targets: Any, ids: Any) -> Any:
     """One round: all gradients at once, their mean as a product with a vector."""
     losses, gradients = jax.vmap(gradient, (None, None, None, 0))(params, inputs, targets, ids)
-    return losses, _apply(params, jax.tree.map(_mean, gradients))
+    return losses, apply(params, jax.tree.map(mean, gradients))
 
 
 @functools.partial(jax.jit, static_argnums=4)
@@ -68,11 +70,11 @@ def by_chunks(params: Any, inputs: Any, targets: Any, ids: Any, size: int) -> An
 
     def step(total: Any, chunk: Any) -> Any:
         losses, gradients = jax.vmap(gradient, (None, None, None, 0))(params, inputs, targets, chunk)
-        return jax.tree.map(lambda t, g: t + _mean(g) / num, total, gradients), losses
+        return jax.tree.map(lambda t, g: t + mean(g) / num, total, gradients), losses
 
     zeros = jax.tree.map(jnp.zeros_like, params)
     total, losses = jax.lax.scan(step, zeros, ids.reshape(num, size, -1))
-    return losses, _apply(params, total)
+    return losses, apply(params, total)
 
 
 @jax.jit
@@ -84,7 +86,7 @@ def by_scan(params: Any, inputs: Any, targets: Any, ids: Any) -> Any:
         return jax.tree.map(lambda t, g: t + g / len(ids), total, one), loss
 
     total, losses = jax.lax.scan(step, jax.tree.map(jnp.zeros_like, params), ids)
-    return losses, _apply(params, total)
+    return losses, apply(params, total)
 
 
 @jax.jit
@@ -94,7 +96,7 @@ def asynchronous(params: Any, versions: Any, inputs: Any, targets: Any, order: A
     def step(state: Any, update: Any) -> Any:
         (params, versions), (worker, rows) = state, update
         loss, one = gradient(jax.tree.map(lambda v: v[worker], versions), inputs, targets, rows)
-        params = _apply(params, one)
+        params = apply(params, one)
         return (params, jax.tree.map(lambda v, p: v.at[worker].set(p), versions, params)), loss
 
     return jax.lax.scan(step, (params, versions), (order, ids))

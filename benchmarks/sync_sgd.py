@@ -47,14 +47,14 @@ def scenario_of(num_workers: int, strategy: dict[str, Any], steps: int) -> dict[
     }
 
 
-def round_time(num_workers: int, strategy: dict[str, Any], steps: int) -> float:
-    """Return the wall time of a round [s]: over the second half of a run."""
+def round_time(num_workers: int, strategy: dict[str, Any], steps: int, **changes: Any) -> float:
+    """Return the wall time of a round [s], over the second half of a run; `changes` are other keys of the scenario."""
     from psgdsim import scenario
     from psgdsim.scenario.experiment import build
     from psgdsim.sim.driver import run_sim
 
     ends: list[float] = []
-    experiment = build(scenario.from_dict(scenario_of(num_workers, strategy, steps)))
+    experiment = build(scenario.from_dict({**scenario_of(num_workers, strategy, steps), **changes}))
     outcome = run_sim(experiment, lambda *_args, **_values: ends.append(time.perf_counter()))
     if outcome.error is not None:
         raise outcome.error
