@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from psgdsim import trees
 from psgdsim.compilation import lazy_jit
 from psgdsim.data.base import Dataset
 from psgdsim.models.base import Model, Stage
@@ -161,6 +162,11 @@ class Backward:
 
         numbers = self.whole(range(len(self.leaf_nbytes)))
         return tuple(tuple(jax.tree.leaves(stage.own(numbers))) for stage in self.stages)
+
+    @cached_property
+    def leaf_names(self) -> tuple[str, ...]:
+        """The name of each leaf of the model's parameters, as in `trees.named_leaves`."""
+        return tuple(name for name, _ in trees.named_leaves(self._shapes))
 
     @cached_property
     def leaf_nbytes(self) -> tuple[int, ...]:

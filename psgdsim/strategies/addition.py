@@ -7,9 +7,11 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from psgdsim import collectives
+from psgdsim import collectives, rng
 from psgdsim.codecs.base import Codec
-from psgdsim.node import Node
+from psgdsim.coding import UPLINK
+from psgdsim.compilation import lazy_jit
+from psgdsim.node import Kernel, Node
 from psgdsim.task import Task
 
 Algorithm = Literal[
@@ -29,7 +31,7 @@ Sum = Callable[..., Coroutine[Any, Any, Any]]
 Adder = Callable[[Any, int], Coroutine[Any, Any, Any]]
 """`(part, step)` -> the sum of the parts of all ranks, the same bits on each."""
 
-_SUMS: Final[dict[str, Sum]] = {
+SUMS: Final[dict[str, Sum]] = {
     "ring": collectives.ring_all_reduce,
     "recursive_doubling": collectives.recursive_doubling_all_reduce,
     "halving_doubling": collectives.halving_doubling_all_reduce,
@@ -62,7 +64,7 @@ class Addition:
             ValueError: the codec's payloads cannot be added, or a setting is missing, does not fit, or would be
                 ignored.
         """
-        if self.algorithm != "broadcast" and not codec.is_summable:
+        if self.algorithm != "broadcast" and not codec.is_summable and codec.reduction is None:
             raise ValueError(
                 "algorithm: expected algorithm 'broadcast' with a codec whose payloads cannot be added without "
                 f"decoding them, or codec 'identity'; got algorithm {self.algorithm!r}"
@@ -87,8 +89,10 @@ class Addition:
             return _Broadcast(node, task, name, senders or list(range(node.world_size)), encoder)
         settings = {"group_size": self.group_size, "segments": self.segments}
         given = {key: value for key, value in settings.items() if value is not None}
-        total = functools.partial(_SUMS[self.algorithm], **given) if given else _SUMS[self.algorithm]
-        return _Sum(node, task, name, total, encoder)
+        total = functools.partial(SUMS[self.algorithm], **given) if given else SUMS[self.algorithm]
+        if task.codec.is_summable or task.codec.reduction is None:
+            return _Sum(node, task, name, total, encoder)
+        return _Rounds(node, _reduction_kernels(task.codec, task.seed), name, total, encoder)
 
 
 def _check_settings(algorithm: str, world_size: int, group_size: int | None, segments: int | None) -> None:
@@ -147,3 +151,51 @@ class _Sum:
         payload = await node.compute(collectives.UNRAVEL, total, payload)
         update, self._decoder = await node.compute(task.decode, payload, self._decoder, part)
         return update
+
+
+_ReductionKernels = tuple[tuple[Kernel, ...], Kernel]
+
+
+class _Rounds:
+    """A codec's reduction: what is added up in a round depends on the sums of the rounds before."""
+
+    def __init__(
+        self, node: Node, kernels: tuple[tuple[Kernel, ...], Kernel], name: str, total: Sum, state: Any
+    ) -> None:
+        self._node, self._name, self._total, self._state = node, name, total, state
+        self._rounds, self._finish = kernels
+
+    async def __call__(self, part: Any, step: int) -> Any:
+        node = self._node
+        totals: tuple[Any, ...] = ()
+        for i, start in enumerate(self._rounds):
+            payload = await node.compute(start, part, self._state, totals, node.rank, step)
+            vector = await node.compute(collectives.RAVEL, payload)
+            total = await node.collective(self._total, vector, tag=f"{self._name} {step}.{i}")
+            totals = (*totals, await node.compute(collectives.UNRAVEL, total, payload))
+        update, self._state = await node.compute(self._finish, part, self._state, totals, node.world_size)
+        return update
+
+
+@functools.lru_cache(maxsize=16)
+def _reduction_kernels(codec: Codec, seed: int) -> _ReductionKernels:
+    """Return the kernels of a codec's reduction; ranks of one process share them.
+
+    They are `(part, state, totals, rank, step) -> payload` for each round, and
+    `(part, state, totals, world_size) -> (sum, state)`.
+    """
+    reduction = codec.reduction
+    assert reduction is not None
+
+    def kernel(i: int, start: Callable[..., Any]) -> Kernel:
+        @lazy_jit
+        def payload(part: Any, state: Any, totals: Any, rank: int, step: int) -> Any:
+            import jax
+
+            key = rng.key(seed, UPLINK, i)
+            return start(part, state, totals, jax.random.fold_in(jax.random.fold_in(key, rank), step))
+
+        return Kernel(f"round {i + 1} of the sum", payload, "codec")
+
+    rounds = tuple(kernel(i, start) for i, start in enumerate(reduction.rounds))
+    return rounds, Kernel("end of the sum", lazy_jit(reduction.finish), "codec")

@@ -75,6 +75,33 @@ def test_gradient_agrees_with_finite_differences(model):
     assert (along(1e-3) - along(-1e-3)) / 2e-3 == pytest.approx(slope, rel=0.02, abs=2e-3)
 
 
+STAGED = {
+    **{name: model for name, model in ALL.items() if model.stages},
+    "cnn_without_hidden": cnn(channels=(2, 3), kernel_size=3, hidden=()),
+}
+
+
+@pytest.mark.parametrize("model", STAGED.values(), ids=STAGED)
+def test_stages_compose_the_model_and_share_no_parameter(model):
+    params = model.init(KEY, (8, 8), 10)
+    inputs = outputs = jax.random.normal(KEY, (3, 8, 8))
+    for stage in model.stages:
+        outputs = stage.apply(stage.own(params), outputs)
+    np.testing.assert_array_equal(outputs, model.apply(params, inputs))
+    numbers = jax.tree.unflatten(jax.tree.structure(params), range(len(jax.tree.leaves(params))))
+    owned = [leaf for stage in model.stages for leaf in jax.tree.leaves(stage.own(numbers))]
+    assert sorted(owned) == sorted(jax.tree.leaves(numbers))
+
+
+def test_models_of_several_layers_have_a_stage_for_each():
+    assert {name: len(model.stages) for name, model in STAGED.items()} == {
+        "mlp": 3,
+        "mlp_without_hidden": 1,
+        "cnn": 4,
+        "cnn_without_hidden": 3,
+    }
+
+
 def test_cross_entropy_and_correctness_of_known_logits():
     model = softmax_regression()
     outputs = jnp.log(jnp.array([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5], [0.1, 0.6, 0.3]]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -90,6 +91,17 @@ def test_a_ring_sum():
         return float(total)
 
     assert run(4, program)[0] == [10.0] * 4
+
+
+def test_a_concurrent_kernel_runs_while_another_does():
+    came = threading.Event()
+    until_it_came = Kernel("until it came", lambda: came.wait(60))
+    come = Kernel("come", came.set, is_concurrent=True)
+
+    async def program(node):
+        return await node.gather(node.compute(until_it_came), node.compute(come))
+
+    assert run(1, program)[0] == [[True, None]]
 
 
 @pytest.mark.parametrize("multicast", ["unicast", "relay", "native"])
