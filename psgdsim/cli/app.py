@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from psgdsim.cli import classic, output, show
+from psgdsim.cli import classic, codecs, output, show
 from psgdsim.errors import PsgdsimError, ScenarioError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(show.app, name="show")
+app.add_typer(codecs.app, name="codecs")
 
 CANNOT_WRITE = 74
 """The exit code for output that cannot be written (EX_IOERR of sysexits.h)."""
@@ -153,7 +154,7 @@ def list_parts(
 def verify(
     subjects: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[coded|network|strategies]...", help="What to verify; everything by default."),
+        typer.Argument(metavar="[coded|codecs|network|strategies]...", help="What to verify; everything by default."),
     ] = None,
     schedules: Annotated[int, typer.Option(min=1, metavar="N", help="Random schedules for each strategy.")] = 20,
     as_json: AsJson = False,

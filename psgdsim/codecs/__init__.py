@@ -1,12 +1,36 @@
 """Gradient codecs: what crosses the wire instead of an update. `base` says what a codec is."""
 
+from psgdsim.codecs.alternating import sgq as sgq
+from psgdsim.codecs.alternating import tqn as tqn
 from psgdsim.codecs.base import Codec as Codec
+from psgdsim.codecs.base import Reduction as Reduction
 from psgdsim.codecs.base import codecs as codecs
 from psgdsim.codecs.base import flat as flat
 from psgdsim.codecs.base import leafwise as leafwise
 from psgdsim.codecs.base import register_codec as register_codec
 from psgdsim.codecs.base import stateless as stateless
 from psgdsim.codecs.cast import cast as cast
+from psgdsim.codecs.chain import chain as chain
+from psgdsim.codecs.compressed import compressed as compressed
+from psgdsim.codecs.differences import diana as diana
+from psgdsim.codecs.differences import ef21 as ef21
 from psgdsim.codecs.feedback import error_feedback as error_feedback
+from psgdsim.codecs.grid import laq_grid as laq_grid
 from psgdsim.codecs.identity import identity as identity
+from psgdsim.codecs.layers import layers as layers
+from psgdsim.codecs.low_rank import power_sgd as power_sgd
+from psgdsim.codecs.momentum import dgc as dgc
+from psgdsim.codecs.momentum import momentum_correction as momentum_correction
+from psgdsim.codecs.natural import natural as natural
+from psgdsim.codecs.natural import natural_dithering as natural_dithering
+from psgdsim.codecs.quantize import block_quantize as block_quantize
+from psgdsim.codecs.quantize import qsgd as qsgd
+from psgdsim.codecs.quantize import terngrad as terngrad
+from psgdsim.codecs.sign import one_bit as one_bit
+from psgdsim.codecs.sign import scaled_sign as scaled_sign
+from psgdsim.codecs.sign import sign as sign
+from psgdsim.codecs.sketch import count_sketch as count_sketch
+from psgdsim.codecs.sketch import fetch_sgd as fetch_sgd
+from psgdsim.codecs.sparsify import random_k as random_k
+from psgdsim.codecs.sparsify import threshold as threshold
 from psgdsim.codecs.sparsify import top_k as top_k

@@ -113,8 +113,11 @@ def stateless(
     )
 
 
+@register_codec("leafwise")
 def leafwise(codec: Codec) -> Codec:
-    """Apply a codec to each leaf apart, with its own state and its own key.
+    """Apply a codec to each array apart, with its own state and its own key.
+
+    Wire size: the sum of those of the arrays.
 
     Args:
         codec: a codec that takes single arrays.
@@ -194,8 +197,11 @@ def _leafwise_reduction(reduction: Reduction) -> Reduction:
     return Reduction(tuple(each_leaf(start) for start in reduction.rounds), finish)
 
 
+@register_codec("flat")
 def flat(codec: Codec) -> Codec:
     """Apply a codec to the whole update as one vector.
+
+    Wire size: that for the vector.
 
     Args:
         codec: a codec that takes one 1-D array.

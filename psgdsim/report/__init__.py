@@ -1,5 +1,6 @@
 """Pictures and exports of runs."""
 
+from psgdsim.report.codecs import plot_codecs as plot_codecs
 from psgdsim.report.plots import plot_accuracy as plot_accuracy
 from psgdsim.report.plots import plot_speedup as plot_speedup
 from psgdsim.report.plots import plot_timeline as plot_timeline

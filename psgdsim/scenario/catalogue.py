@@ -13,7 +13,15 @@ from psgdsim.scenario.json_schema import parameters_schema
 from psgdsim.scenario.spec import FAMILY_KEY
 
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
-_NAMES = {"integer": "int", "number": "float", "boolean": "bool", "string": "text", "object": "mapping"}
+_NAMES = {
+    "integer": "int",
+    "number": "float",
+    "boolean": "bool",
+    "string": "text",
+    "array": "list",
+    "object": "mapping",
+}
+_ITEMS = {"array": "items", "object": "additionalProperties"}
 
 
 @dataclass(frozen=True)
@@ -98,8 +106,8 @@ def type_text(schema: dict[str, Any]) -> str:
     if "const" in schema:
         return str(schema["const"])
     kind = schema.get("type", "anything")
-    if kind == "array":
-        items = schema.get("items")
-        return f"list of ({type_text(items)})" if items else "list"
+    items = schema.get(_ITEMS.get(kind, ""))
+    if isinstance(items, dict):
+        return f"{_NAMES[kind]} of ({type_text(items)})"
     bounds = [f"{sign} {schema[key]}" for key, sign in _BOUNDS.items() if key in schema]
     return " ".join([schema.get("format") or _NAMES.get(kind, kind), *bounds])

@@ -43,7 +43,9 @@ def _part_schema(part: Part) -> dict[str, Any]:
     """Return the schema of one part's spec."""
     schema = parameters_schema(part)
     properties = {"kind": {"const": part.name, "description": part.summary}, **schema.get("properties", {})}
-    required = ["kind", *schema.get("required", [])]
+    required = schema.get("required", [])
+    # A part with a parameter of its own name may be written without its kind.
+    required = required if required == [part.name] else ["kind", *required]
     return {
         "title": part.name,
         "description": part.summary,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NotRequired, get_args, get_origin
+from typing import Annotated, Any, Final, NotRequired, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from typing_extensions import get_type_hints, is_typeddict
@@ -11,7 +11,7 @@ from typing_extensions import get_type_hints, is_typeddict
 from psgdsim.registry import Family
 from psgdsim.scenario.document import Path
 from psgdsim.scenario.schema import Scenario
-from psgdsim.scenario.spec import PartSpec, nested_family, parameters_model
+from psgdsim.scenario.spec import PartSpec, SpecOf, parameters_model, shorthand_kind
 
 ABSENT: Final = object()
 """What `child` returns where nothing stands; null is something."""
@@ -26,10 +26,33 @@ def family_at(path: Path, data: Any) -> Family | None:
     """
     if not path:
         return None
-    # In a list of specs the family belongs to the list's key.
-    parent, key = (path[:-2], path[-2]) if isinstance(path[-1], int) and len(path) > 1 else (path[:-1], path[-1])
-    field = _model_at(parent, data).get(str(key))
-    return nested_family(field) if field is not None else None
+    field = _field_at(path[:-1], data)
+    if field is not None and _is_collection(field.annotation):
+        return _family_in(_annotation(field))
+    field = _field_at(path, data)
+    return None if field is None or _is_collection(field.annotation) else _family_in(_annotation(field))
+
+
+def _field_at(path: Path, data: Any) -> FieldInfo | None:
+    return _model_at(path[:-1], data).get(str(path[-1])) if path else None
+
+
+def _annotation(field: FieldInfo) -> Any:
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+
+
+def _family_in(annotation: Any) -> Family | None:
+    """Return the family of the specs that a field holds, or None if it holds none."""
+    if isinstance(annotation, SpecOf):
+        return annotation.family
+    inside = [*get_args(annotation), *getattr(annotation, "__metadata__", ())]
+    return next((family for family in map(_family_in, inside) if family is not None), None)
+
+
+def _is_collection(annotation: Any) -> bool:
+    """Return whether a field holds a list or a mapping of specs instead of one."""
+    is_list = get_origin(annotation) in {list, tuple, dict} and _family_in(annotation) is not None
+    return is_list or any(_is_collection(each) for each in get_args(annotation) if get_origin(each) is not None)
 
 
 def kind_at(path: Path, data: Any) -> str | None:
@@ -41,6 +64,9 @@ def kind_at(path: Path, data: Any) -> str | None:
     if isinstance(value, PartSpec):
         return value.kind
     kind = value.get("kind") if isinstance(value, Mapping) else None
+    if kind is None and isinstance(value, Mapping):
+        family = family_at(path, data)
+        kind = None if family is None else shorthand_kind(family, value)
     return kind if isinstance(kind, str) else None
 
 

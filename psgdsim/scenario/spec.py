@@ -22,7 +22,6 @@ from pydantic import (
     Strict,
     create_model,
 )
-from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, ValidationError, core_schema
 
 from psgdsim.data.base import datasets, partitions
@@ -138,6 +137,9 @@ def _split(family: Family, value: object) -> tuple[str, dict[str, Any]]:
     if not isinstance(value, Mapping):
         example = value if isinstance(value, str) and value in family else _names(family)[0]
         raise custom("expected", f"expected a mapping with a kind, such as {{kind: {example}}}")
+    shorthand = shorthand_kind(family, value)
+    if shorthand is not None:
+        return shorthand, dict(value)
     if "kind" not in value:
         raise _at(
             "kind",
@@ -148,6 +150,15 @@ def _split(family: Family, value: object) -> tuple[str, dict[str, Any]]:
     if not isinstance(value["kind"], str):
         raise _at("kind", value["kind"], "expected", f"expected the name of a {family.name}")
     return value["kind"], {key: item for key, item in value.items() if key != "kind"}
+
+
+def shorthand_kind(family: Family, value: Mapping[str, Any]) -> str | None:
+    """Return the kind of a spec that is written without one, or None if it is not.
+
+    A mapping with nothing but a key that names a part, and a parameter of it, is that part: `{layers: ...}`.
+    """
+    names = [key for key in value if key in family and any(each.name == key for each in family[key].parameters)]
+    return names[0] if len(value) == 1 and names else None
 
 
 def _at(key: str, value: object, kind: str, message: str) -> ValidationError:
@@ -282,15 +293,3 @@ _CONTAINERS: dict[Any, Callable[[tuple[Any, ...]], Any]] = {
     Sequence: lambda items: types.GenericAlias(list, items),
 }
 """How the pydantic type of a generic annotation is made of those of its arguments."""
-
-
-def nested_family(field: FieldInfo) -> Family | None:
-    """Return the family of the specs that a field holds, or None if it holds none."""
-    return _marked_family(Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation)
-
-
-def _marked_family(annotation: Any) -> Family | None:
-    if isinstance(annotation, SpecOf):
-        return annotation.family
-    inside = [*get_args(annotation), *getattr(annotation, "__metadata__", ())]
-    return next((family for family in map(_marked_family, inside) if family is not None), None)

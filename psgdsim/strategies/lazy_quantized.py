@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
+from psgdsim.codecs import grid
 from psgdsim.codecs.base import Codec
 from psgdsim.compilation import lazy_jit
 from psgdsim.node import Kernel, Node
@@ -121,16 +122,9 @@ def to_grid(bits: int) -> Kernel:
     """Return `(gradient, held, share) -> payload`: the change of a gradient, rounded to a grid of 2**bits points."""
 
     def function(gradient: Any, held: Any, share: Any) -> dict[str, Any]:
-        import jax.numpy as jnp
         from jax.flatten_util import ravel_pytree
 
-        change = share * ravel_pytree(gradient)[0] - ravel_pytree(held)[0]
-        radius = jnp.max(jnp.abs(change))
-        last = 2**bits - 1
-        places = jnp.floor(jnp.where(radius > 0, (change + radius) / (2 * radius), 0) * last + 0.5)
-        points = jnp.clip(places, 0, last).astype(jnp.uint32)
-        split = points[:, None] >> jnp.arange(bits - 1, -1, -1, dtype=jnp.uint32) & 1
-        return {"points": jnp.packbits(split.astype(jnp.uint8).reshape(-1)), "radius": radius}
+        return grid.to_grid(share * ravel_pytree(gradient)[0] - ravel_pytree(held)[0], bits)
 
     return Kernel("to_grid", lazy_jit(function), "codec")
 
@@ -140,14 +134,10 @@ def from_grid(bits: int) -> Kernel:
     """Return `(payload, like) -> tree`: the points of a grid as numbers."""
 
     def function(payload: dict[str, Any], like: Any) -> Any:
-        import jax.numpy as jnp
         from jax.flatten_util import ravel_pytree
 
         vector, unravel = ravel_pytree(like)
-        split = jnp.unpackbits(payload["points"], count=vector.size * bits).reshape(vector.size, bits)
-        weights = 2 ** jnp.arange(bits - 1, -1, -1, dtype=jnp.uint32)
-        points = jnp.sum(split.astype(jnp.uint32) * weights, axis=1, dtype=jnp.uint32)
-        return unravel((2 * points.astype(vector.dtype) / (2**bits - 1) - 1) * payload["radius"])
+        return unravel(grid.from_grid(payload, bits, vector))
 
     return Kernel("from_grid", lazy_jit(function), "codec")
 

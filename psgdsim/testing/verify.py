@@ -10,6 +10,7 @@ from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import build
 from psgdsim.sim.driver import run_sim
 from psgdsim.testing.checks import Check
+from psgdsim.testing.verify_codecs import verify_codecs
 from psgdsim.testing.verify_network import verify_network
 from psgdsim.testing.verify_strategies import NUM_SCHEDULES, verify_strategies
 
@@ -79,6 +80,7 @@ def verify(subjects: Sequence[str], num_schedules: int = NUM_SCHEDULES) -> Itera
 
 SUBJECTS: dict[str, Callable[[int], Iterator[Check]]] = {
     "coded": lambda _: verify_coded(),
+    "codecs": lambda _: verify_codecs(),
     "network": lambda _: verify_network(),
     "strategies": verify_strategies,
 }

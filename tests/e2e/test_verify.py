@@ -8,13 +8,15 @@ import pytest
 
 from psgdsim.errors import PsgdsimError
 from psgdsim.strategies.base import Strategy, register_strategy, strategies
+from psgdsim.testing import verify_codecs
 from psgdsim.testing.checks import Check
+from psgdsim.testing.codec_rows import ROWS
 from psgdsim.testing.variants import Variant
 from psgdsim.testing.verify import SUBJECTS, verify
 from psgdsim.testing.verify_strategies import PARTS, check_schedules
 
 
-@pytest.mark.parametrize("subject", sorted(SUBJECTS.keys() - {"strategies"}))
+@pytest.mark.parametrize("subject", sorted(SUBJECTS.keys() - {"codecs", "strategies"}))
 def test_every_check_is_right(subject):
     checks = list(verify([subject]))
     assert checks
@@ -36,6 +38,12 @@ def test_all_of_strategies_is_verified_and_every_built_in_one_goes_through_sched
     built_in = {part.name for part in strategies if part.module.startswith("psgdsim.strategies.")}
     assert {check.name.split()[0].rstrip(",") for check in checks[len(PARTS) :]} == built_in
     assert all(check.is_right for check in checks)
+
+
+def test_all_codecs_are_verified(monkeypatch):
+    monkeypatch.setattr(verify_codecs, "check_row", lambda row: iter([Check(row.label, "", "", "")]))
+    monkeypatch.setattr(verify_codecs, "verify_numbers", lambda: iter([Check("numbers", "", "", "")]))
+    assert [check.name for check in verify(["codecs"])] == ["numbers", *(row.label for row in ROWS)]
 
 
 @register_strategy("chatty_of_a_test")

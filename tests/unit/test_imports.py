@@ -57,7 +57,8 @@ def _imported(folder: Path) -> Iterator[str]:
 
 def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    plain = {re.sub(r"[-_.]+", "-", re.split(r"[<>=~! ]", entry)[0]).lower() for entry in project["dependencies"]}
+    declared = [*project["dependencies"], *project["optional-dependencies"]["zstd"]]
+    plain = {re.sub(r"[-_.]+", "-", re.split(r"[<>=~! ]", entry)[0]).lower() for entry in declared}
     owners = packages_distributions()
     packages = {name.split(".")[0] for name in _imported(ROOT / "psgdsim")} - {*sys.stdlib_module_names, "psgdsim"}
     assert {"simpy", "networkx", "ruamel"} <= packages

@@ -31,6 +31,15 @@ def test_accepts_a_dump(validator: jsonschema.Draft202012Validator, tiny: dict[s
     assert list(validator.iter_errors(parse(dump(from_dict(tiny)), "x").data)) == []
 
 
+def test_accepts_a_codec_per_layer_without_its_kind(
+    validator: jsonschema.Draft202012Validator, tiny: dict[str, Any]
+) -> None:
+    tiny["codec"] = {"layers": {"default": {"kind": "chain", "codecs": [{"kind": "top_k"}, {"kind": "cast"}]}}}
+    assert list(validator.iter_errors(tiny)) == []
+    tiny["codec"]["layers"]["default"]["codecs"][1]["kind"] = "casts"
+    assert list(validator.iter_errors(tiny)) != []
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -105,6 +114,7 @@ def test_catalogue_of_nothing_known() -> None:
         ({"type": "string", "format": "time"}, "time"),
         ({"const": "x"}, "x"),
         ({}, "anything"),
+        ({"type": "object", "additionalProperties": {"x-psgdsim-family": "codec"}}, "mapping of (codec spec)"),
     ],
 )
 def test_type_text(schema: dict[str, Any], text: str) -> None:

@@ -157,7 +157,8 @@ def test_a_part_that_rejects_a_nested_spec_names_its_parameter() -> None:
 def test_problem_in_a_list_of_specs() -> None:
     codec = {"kind": "late_for_test", "codecs": [{"kind": "cast"}, {"kind": "top_k", "ratoi": 1}]}
     with pytest.raises(
-        ScenarioError, match=r"^codec\.codecs\.1\.ratoi: unknown key; did you mean 'ratio'\? \(valid: kind, ratio\)"
+        ScenarioError,
+        match=r"^codec\.codecs\.1\.ratoi: unknown key; did you mean 'ratio'\? \(valid: index_coding, kind,",
     ):
         from_dict({**_plain(EXAMPLE), "codec": codec})
 
@@ -215,3 +216,31 @@ def test_the_schema_can_be_built_directly(tiny: dict[str, Any]) -> None:
     assert Scenario.model_validate(tiny) == from_dict(tiny)
     with pytest.raises(ValidationError, match="when to stop"):
         Scenario.model_validate({**tiny, "max_steps": None})
+
+
+def test_a_codec_per_layer_may_be_written_without_a_kind(tiny):
+    spec = {"layers": {"*bias": {"kind": "identity"}, "default": {"kind": "top_k", "ratio": 0.5}}}
+    tiny["strategy"] = {"kind": "all_reduce", "algorithm": "broadcast"}
+    scenario = from_dict({**tiny, "codec": spec})
+    assert scenario.codec == from_dict({**tiny, "codec": {"kind": "layers", **spec}}).codec
+    assert from_dict({**tiny, "codec": scenario.codec.document()}).codec == scenario.codec
+
+
+@pytest.mark.parametrize(
+    ("codec", "message"),
+    [
+        (
+            {"layers": {"a*": {"kind": "cast", "dtpye": 1}}},
+            r"codec\.layers\.a\*\.dtpye: unknown key; did you mean 'dtype'",
+        ),
+        (
+            {"layers": {"a*": {"kind": "casts"}}},
+            r"codec\.layers\.a\*\.kind: no codec is called 'casts'; did you mean 'cast'",
+        ),
+        ({"layers": {}}, r"codec\.layers: expected at least 1 of them; got an empty mapping"),
+        ({"layers": {"a*": {"kind": "cast"}}, "default": 1}, r"codec\.kind: required: which codec it is"),
+    ],
+)
+def test_problem_in_a_mapping_of_specs(tiny, codec, message):
+    with pytest.raises(ScenarioError, match=message):
+        from_dict({**tiny, "codec": codec})

@@ -81,7 +81,7 @@ def test_parameters_of_the_new_kind_may_come_before_or_after_it() -> None:
     first = changed("codec.ratio=0.5", "codec.kind=top_k")
     second = changed("codec.kind=top_k", "codec.ratio=0.5")
     assert first == second
-    assert first.codec.parameters == {"ratio": 0.5}
+    assert first.codec.parameters == {"ratio": 0.5, "index_coding": "raw"}
 
 
 def test_what_was_set_is_never_dropped_in_silence() -> None:

@@ -1,0 +1,184 @@
+"""Codes of variable length for positive integers, on the host: Elias gamma, delta and omega, and Rice.
+
+The bits of one number do not lie together: first come the first bits of all numbers, then the next of those that have
+more, and so on. So all numbers are written and read at the same time, in a few calls of numpy, and are as long as the
+codes one after the other, to the bit. Numbers are of 1 to 2**48 - 1.
+
+Source: Elias, "Universal codeword sets and representations of the integers", IEEE Trans. Inf. Theory 21(2), 1975;
+Rice and Plaunt, "Adaptive variable-length coding", IEEE Trans. Commun. 19(6), 1971.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from psgdsim.codecs.bits import MAX_BITS, BitReader, BitWriter
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Integers = np.ndarray[Any, np.dtype[Any]]
+
+
+def bit_lengths(values: Any) -> Integers:
+    """Return how many binary digits each integer of 0 to 2**48 - 1 has.
+
+    Example:
+        >>> bit_lengths([0, 1, 2, 255, 256]).tolist()
+        [0, 1, 2, 8, 9]
+    """
+    import numpy as np
+
+    lengths: Integers = np.frexp(np.asarray(values, np.float64))[1].astype(np.int64)
+    return lengths
+
+
+def _checked(numbers: Any) -> Integers:
+    import numpy as np
+
+    values: Integers = np.asarray(numbers, np.int64)
+    if values.size and (values.min() < 1 or values.max() >> MAX_BITS):
+        raise ValueError(f"expected integers of 1 to 2**{MAX_BITS} - 1; got {values.min()} to {values.max()}")
+    return values
+
+
+def gamma_lengths(values: Any) -> Integers:
+    """Return the length of each integer's Elias gamma code [bit]: 2 floor(lg n) + 1."""
+    lengths: Integers = 2 * bit_lengths(values) - 1
+    return lengths
+
+
+def delta_lengths(values: Any) -> Integers:
+    """Return the length of each integer's Elias delta code [bit]: floor(lg n), and the gamma code of one more."""
+    digits = bit_lengths(values)
+    lengths: Integers = digits - 1 + gamma_lengths(digits)
+    return lengths
+
+
+def omega_lengths(values: Any) -> Integers:
+    """Return the length of each integer's Elias omega code [bit].
+
+    Example:
+        >>> omega_lengths([1, 2, 4, 8, 16, 100]).tolist()
+        [1, 3, 6, 7, 11, 13]
+    """
+    import numpy as np
+
+    left = _checked(values)
+    lengths = np.ones(left.shape, np.int64)
+    while (left > 1).any():
+        digits = bit_lengths(left)
+        lengths += np.where(left > 1, digits, 0)
+        left = np.where(left > 1, digits - 1, 1)
+    return lengths
+
+
+def write_gamma(writer: BitWriter, values: Any) -> None:
+    """Write positive integers in Elias gamma code: the number of digits in unary, then all digits but the first."""
+    values = _checked(values)
+    widths = bit_lengths(values) - 1
+    writer.write_unary(widths)
+    writer.write_fields(values - (1 << widths), widths)
+
+
+def read_gamma(reader: BitReader, count: int) -> Integers:
+    """Read so many integers in Elias gamma code.
+
+    Raises:
+        CodecError: there are none.
+    """
+    return _read_tails(reader, reader.read_unary(count))
+
+
+def write_delta(writer: BitWriter, values: Any) -> None:
+    """Write positive integers in Elias delta code: the number of digits in gamma, then all digits but the first."""
+    values = _checked(values)
+    widths = bit_lengths(values) - 1
+    write_gamma(writer, widths + 1)
+    writer.write_fields(values - (1 << widths), widths)
+
+
+def read_delta(reader: BitReader, count: int) -> Integers:
+    """Read so many integers in Elias delta code (see `read_gamma`)."""
+    return _read_tails(reader, read_gamma(reader, count) - 1)
+
+
+def _read_tails(reader: BitReader, widths: Integers) -> Integers:
+    """Read all digits but the first of each integer."""
+    import numpy as np
+
+    if len(widths) and widths.max() >= MAX_BITS:
+        raise reader.fail(f"expected numbers of at most {MAX_BITS} digits; got {widths.max() + 1}")
+    return (1 << widths) + reader.read_fields(widths).astype(np.int64)
+
+
+def write_omega(writer: BitWriter, values: Any) -> None:
+    """Write positive integers in Elias omega code.
+
+    Each is groups of digits that begin with a one, the value of one being the number of further digits of the next,
+    and a zero at the end.
+    """
+    import numpy as np
+
+    levels = [_checked(values)]
+    while (levels[-1] > 1).any():
+        levels.append(np.where(levels[-1] > 1, bit_lengths(levels[-1]) - 1, 1))
+    groups = np.stack(levels)
+    num_groups = np.sum(groups > 1, axis=0)
+    active = np.arange(groups.shape[1])
+    for written in range(len(levels)):
+        has_more = num_groups[active] > written
+        writer.write_bits(has_more)
+        active = active[has_more]
+        group = groups[num_groups[active] - 1 - written, active]
+        widths = bit_lengths(group) - 1
+        writer.write_fields(group - (1 << widths), widths)
+
+
+def read_omega(reader: BitReader, count: int) -> Integers:
+    """Read so many integers in Elias omega code (see `read_gamma`)."""
+    import numpy as np
+
+    values = np.ones(count, np.int64)
+    active = np.arange(count)
+    while len(active):
+        active = active[reader.read_bits(len(active))]
+        values[active] = _read_tails(reader, values[active])
+    return values
+
+
+def rice_parameter(density: float) -> int:
+    """Return the best number of low bits for gaps between elements of which so many are there: round(lg(0.69 / f)).
+
+    Args:
+        density: the share f of the elements, 0 < f <= 1.
+
+    Example:
+        >>> rice_parameter(0.01), rice_parameter(0.001), rice_parameter(0.9)
+        (6, 9, 0)
+    """
+    return max(0, round(math.log2(0.69 / density)))
+
+
+def rice_num_bits(values: Any, low_bits: int) -> int:
+    """Return the length of positive integers in Rice code, all together [bit]: of each, (n - 1) >> b, 1 and b."""
+    import numpy as np
+
+    values = np.asarray(values, np.int64)
+    return int(np.sum((values - 1) >> low_bits)) + len(values) * (1 + low_bits)
+
+
+def write_rice(writer: BitWriter, values: Any, low_bits: int) -> None:
+    """Write positive integers n in Rice code: (n - 1) >> b in unary, then the b lowest bits of n - 1."""
+    values = _checked(values) - 1
+    writer.write_unary(values >> low_bits)
+    writer.write_fields(values & ((1 << low_bits) - 1), low_bits)
+
+
+def read_rice(reader: BitReader, count: int, low_bits: int) -> Integers:
+    """Read so many integers in Rice code (see `read_gamma`)."""
+    import numpy as np
+
+    high = reader.read_unary(count)
+    return (high << low_bits) + reader.read_fields(low_bits, count).astype(np.int64) + 1

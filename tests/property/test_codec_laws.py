@@ -1,0 +1,45 @@
+"""Every codec is as small, as true and as symmetric as its row of the table says; a row that says too much is found."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from psgdsim import codecs
+from psgdsim.testing.codec_laws import check_row
+from psgdsim.testing.codec_rows import ROWS, CodecRow
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.label)
+def test_what_the_table_promises(row):
+    checks = list(check_row(row))
+    assert checks
+    assert [check for check in checks if not check.is_right] == []
+
+
+TERNARY = CodecRow("terngrad", lambda: codecs.terngrad(clip=None), lambda d: 32 + 8 * -(-2 * d // 8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({}, []),
+        ({"bits": lambda d: 32 + 2 * d}, ["terngrad: bits of 1, 2, 3, 20, 1001 values"]),
+        ({"omega": lambda d: d**0.5}, []),
+        ({"omega": lambda _: 1.0}, ["terngrad: variance / ||x||^2"]),
+        ({"make": codecs.terngrad, "omega": lambda d: d**0.5}, ["terngrad: z-score of the mean"]),
+        ({"delta": lambda d: 1 / d}, ["terngrad: error / ||x||^2"]),
+        (
+            {"make": lambda: codecs.sgq(bits=2), "is_odd": False},
+            ["terngrad: C(2 x) - 2 C(x)", "terngrad: C(0.5 x) - 0.5 C(x)"],
+        ),
+        (
+            {"make": codecs.sign, "bits": lambda d: 8 * -(-d // 8)},
+            ["terngrad: C(2 x) - 2 C(x)", "terngrad: C(0.5 x) - 0.5 C(x)"],
+        ),
+    ],
+)
+def test_a_row_that_promises_too_much_is_found(changes, wrong):
+    row = dataclasses.replace(TERNARY, **changes)
+    assert [check.name for check in check_row(row) if not check.is_right] == wrong

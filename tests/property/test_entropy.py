@@ -1,0 +1,163 @@
+"""codecs.bits, codecs.entropy, codecs.indices: what is written is read again, at the exact length, or refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from psgdsim.codecs import entropy
+from psgdsim.codecs.bits import BitReader, BitWriter
+from psgdsim.codecs.indices import pack_indices, unpack_indices
+from psgdsim.errors import CodecError
+
+CODES = {
+    "gamma": (entropy.write_gamma, entropy.read_gamma, entropy.gamma_lengths),
+    "delta": (entropy.write_delta, entropy.read_delta, entropy.delta_lengths),
+    "omega": (entropy.write_omega, entropy.read_omega, entropy.omega_lengths),
+}
+CODINGS = ("raw", "bitmap", "rice", "delta", "auto")
+
+numbers = st.lists(st.one_of(st.integers(1, 40), st.integers(1, 2**48 - 1)), max_size=40)
+
+
+def gamma(n):
+    return "0" * (n.bit_length() - 1) + f"{n:b}"
+
+
+def delta(n):
+    return gamma(n.bit_length()) + f"{n:b}"[1:]
+
+
+def omega(n):
+    code = "0"
+    while n > 1:
+        code = f"{n:b}" + code
+        n = n.bit_length() - 1
+    return code
+
+
+ONE_BY_ONE = {"gamma": gamma, "delta": delta, "omega": omega}
+
+
+@pytest.mark.parametrize("name", CODES)
+@given(values=numbers, ahead=st.lists(st.booleans(), max_size=9))
+def test_elias_codes_round_trip_at_the_length_of_the_codes_one_by_one(name, values, ahead):
+    write, read, lengths = CODES[name]
+    writer = BitWriter()
+    writer.write_bits(ahead)
+    write(writer, values)
+    assert lengths(values).tolist() == [len(ONE_BY_ONE[name](value)) for value in values]
+    assert writer.num_bits == len(ahead) + sum(lengths(values))
+    reader = BitReader(writer.finish(), "x")
+    assert reader.read_bits(len(ahead)).tolist() == ahead
+    assert read(reader, len(values)).tolist() == values
+    reader.finish()
+
+
+@given(values=st.lists(st.integers(1, 5000), max_size=40), low_bits=st.integers(0, 12))
+def test_rice_round_trips_at_its_length(values, low_bits):
+    writer = BitWriter()
+    entropy.write_rice(writer, values, low_bits)
+    assert writer.num_bits == sum(((value - 1) >> low_bits) + 1 + low_bits for value in values)
+    assert writer.num_bits == entropy.rice_num_bits(values, low_bits)
+    reader = BitReader(writer.finish(), "x")
+    assert entropy.read_rice(reader, len(values), low_bits).tolist() == values
+    reader.finish()
+
+
+@pytest.mark.parametrize(
+    ("number", "lengths"),
+    [
+        (1, (1, 1, 1)),
+        (2, (3, 4, 3)),
+        (4, (5, 5, 6)),
+        (8, (7, 8, 7)),
+        (16, (9, 9, 11)),
+        (100, (13, 11, 13)),
+        (1000, (19, 16, 17)),
+        (10**6, (39, 28, 31)),
+    ],
+)
+def test_published_code_lengths(number, lengths):
+    assert tuple(int(CODES[name][2]([number])[0]) for name in ("gamma", "delta", "omega")) == lengths
+
+
+@pytest.mark.parametrize(
+    ("density", "rice", "gamma", "delta", "omega"),
+    [(0.01, 8.11, 11.77, 10.79, 11.98), (0.001, 11.49, 18.28, 15.39, 16.36)],
+)
+def test_bits_per_index_of_random_places(density, rice, gamma, delta, omega):
+    gaps = np.random.default_rng(0).geometric(density, 400_000)
+    bits = entropy.rice_num_bits(gaps, entropy.rice_parameter(density)) / len(gaps)
+    assert bits == pytest.approx(rice, rel=3e-3)
+    for name, expected in (("gamma", gamma), ("delta", delta), ("omega", omega)):
+        assert CODES[name][2](gaps).mean() == pytest.approx(expected, rel=3e-3)
+
+
+@pytest.mark.parametrize("values", [[0], [-3, 1], [2**48]])
+def test_numbers_that_have_no_code_are_refused(values):
+    with pytest.raises(ValueError, match=r"expected integers of 1 to 2\*\*48 - 1"):
+        entropy.write_omega(BitWriter(), values)
+
+
+@pytest.mark.parametrize("name", CODES)
+@given(data=st.binary(max_size=20), count=st.integers(0, 30))
+def test_any_bytes_are_read_or_refused(name, data, count):
+    try:
+        values = CODES[name][1](BitReader(np.frombuffer(data, np.uint8), "x"), count)
+    except CodecError as error:
+        assert str(error).startswith("x: ")  # noqa: PT017 - which of both happens depends on the bytes
+    else:
+        assert len(values) == count
+        assert sum(CODES[name][2](values)) <= 8 * len(data)
+
+
+places = st.integers(1, 300).flatmap(
+    lambda size: st.tuples(st.just(size), st.lists(st.integers(0, size - 1), unique=True).map(sorted))
+)
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@given(given_places=places)
+def test_indices_round_trip(coding, given_places):
+    size, indices = given_places
+    data = pack_indices(np.asarray(indices, np.int64), size, coding)
+    assert unpack_indices(data, len(indices), size, coding).tolist() == indices
+
+
+@given(given_places=places)
+def test_auto_takes_the_shortest(given_places):
+    size, indices = given_places
+    lengths = {coding: len(pack_indices(np.asarray(indices, np.int64), size, coding)) for coding in CODINGS}
+    assert lengths["auto"] == min(lengths.values())
+    assert lengths["raw"] == 1 + 4 * len(indices)
+    assert lengths["bitmap"] == 1 + (size + 7) // 8
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@settings(max_examples=300)
+@given(data=st.binary(max_size=30), count=st.integers(0, 20))
+def test_any_bytes_are_indices_or_refused(coding, data, count):
+    try:
+        indices = unpack_indices(np.frombuffer(data, np.uint8), count, 100, coding)
+    except CodecError:
+        return
+    assert len(indices) == count
+    assert all(0 <= index < 100 for index in indices)
+    assert indices.tolist() == sorted(set(indices.tolist()))
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_truncated_indices_are_refused(coding):
+    data = pack_indices(np.asarray([3, 17, 18, 90]), 100, coding)
+    for length in range(len(data)):
+        with pytest.raises(CodecError, match="indices: "):
+            unpack_indices(data[:length], 4, 100, coding)
+
+
+def test_the_bitmap_wins_beyond_thirty_eight_percent():
+    for share, expected in ((0.3, 2), (0.45, 1)):
+        indices = np.flatnonzero(np.random.default_rng(0).random(10_000) < share)
+        assert pack_indices(indices, 10_000, "auto")[0] == expected
