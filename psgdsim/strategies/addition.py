@@ -40,6 +40,8 @@ SUMS: Final[dict[str, Sum]] = {
     "hierarchical": collectives.hierarchical_all_reduce,
     "leaders": collectives.leader_all_reduce,
 }
+"""The collective behind each algorithm that adds up on the way."""
+
 _GROUPED: Final = ("hierarchical", "leaders")
 
 

@@ -57,11 +57,8 @@ def easgd(period: Period = 10, beta: Annotated[float, Field(gt=0)] = 0.9, sync: 
             raise ValueError(
                 f"beta: expected at most {limit:g} with {world_size} workers and sync {sync!r}; got {beta}"
             )
-        if not codec.is_summable:
-            raise ValueError(
-                "codec: easgd sends parameters, not gradients: expected a codec whose payloads can be added without "
-                "decoding them, such as identity: it leaves nothing out"
-            )
+        if not codec.is_identity:
+            raise ValueError("codec: easgd sends parameters, not gradients: expected codec 'identity'")
 
     async def worker(node: Node, task: Task) -> None:
         await _Worker(node, task, period).run()
