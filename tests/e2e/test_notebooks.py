@@ -75,6 +75,24 @@ RANKS = {{"sim": [1, 2, 4], "real": [1, 2]}}
     assert slow["ccdc-r-N-1"] < 4 / 3
 
 
+@pytest.mark.real
+@pytest.mark.timeout(600)  # ten runs, each of which compiles its own
+def test_strategies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = f"""
+RUNS, PICTURE = Path({str(tmp_path / "runs")!r}), Path({str(tmp_path / "strategies.png")!r})
+RANKS, STEPS = 2, 5
+"""
+    notebook = _execute(FOLDER / "strategies.ipynb", parameters, monkeypatch)
+    assert _pictures(notebook) == 1
+    assert (tmp_path / "strategies.png").read_bytes().startswith(b"\x89PNG")
+    (table,) = (output.text for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output)
+    twins = {line[:15].strip(): line.split()[-1] for line in table.splitlines()[1:]}
+    assert twins["all-reduce"] == twins["local SGD"] == "True"
+    runs = [psgdsim.load_run(path).summary for path in (tmp_path / "runs").iterdir()]
+    assert sorted(run["mode"] for run in runs) == ["real"] * 5 + ["sim"] * 5
+    assert all(run["status"] == "completed" for run in runs)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_is_kept_as_it_ran(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
