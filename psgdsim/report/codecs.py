@@ -24,8 +24,8 @@ def plot_codecs(points: Mapping[str, tuple[float, float]], *, ax: Axes | None = 
     least = min([error for _, error in points.values() if error > 0], default=1e-3) / 3
     for i, (name, (bits, error)) in enumerate(points.items()):
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        axes.plot([bits], [max(error, least)], linestyle="none", color=colour, marker=marker)
-        axes.annotate(name, (bits, max(error, least)), xytext=(5, 4), textcoords="offset points", fontsize=7)
+        axes.plot([bits], [max(error, least)], linestyle="none", color=colour, marker=marker, label=name)
     axes.set(xscale="log", yscale="log", xlabel="bits per value", ylabel="relative error")
     axes.grid(visible=True, which="both", color="0.9")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small", frameon=False)
     return axes

@@ -13,6 +13,7 @@ from psgdsim.testing.checks import Check
 from psgdsim.testing.codec_rows import ROWS
 from psgdsim.testing.variants import Variant
 from psgdsim.testing.verify import SUBJECTS, verify
+from psgdsim.testing.verify_accuracy import verify_codec_accuracy
 from psgdsim.testing.verify_strategies import PARTS, check_schedules
 
 
@@ -43,7 +44,12 @@ def test_all_of_strategies_is_verified_and_every_built_in_one_goes_through_sched
 def test_all_codecs_are_verified(monkeypatch):
     monkeypatch.setattr(verify_codecs, "check_row", lambda row: iter([Check(row.label, "", "", "")]))
     monkeypatch.setattr(verify_codecs, "verify_numbers", lambda: iter([Check("numbers", "", "", "")]))
-    assert [check.name for check in verify(["codecs"])] == ["numbers", *(row.label for row in ROWS)]
+    monkeypatch.setattr(verify_codecs, "verify_codec_accuracy", lambda: iter([Check("accuracy", "", "", "")]))
+    assert [check.name for check in verify(["codecs"])] == ["numbers", *(row.label for row in ROWS), "accuracy"]
+
+
+def test_codecs_train_as_well_as_they_should():
+    assert [check for check in verify_codec_accuracy() if not check.is_right] == []
 
 
 @register_strategy("chatty_of_a_test")

@@ -97,6 +97,6 @@ def test_what_the_command_refuses(arguments, message, capsys, monkeypatch, tmp_p
 def test_what_loses_nothing_stands_on_the_lower_edge():
     axes = plot_codecs({"sign": (1, 0.6), "identity": (32, 0.0)})
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines] == [(1, 0.6), (32, pytest.approx(0.2))]
-    assert [text.get_text() for text in axes.texts] == ["sign", "identity"]
+    assert [line.get_label() for line in axes.lines] == ["sign", "identity"]
     assert np.all([axes.get_xscale() == "log", axes.get_yscale() == "log"])
     plt.close("all")
