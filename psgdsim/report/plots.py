@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 Quantity = Literal["time", "bytes", "step"]
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#808080")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLES = ("-", "--", "-.", ":")
 
 _X_LABELS: dict[Quantity, str] = {"time": "time [s]", "bytes": "bytes sent, all ranks [MB]", "step": "step"}

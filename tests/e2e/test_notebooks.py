@@ -93,6 +93,22 @@ RANKS, STEPS = 2, 5
     assert all(run["status"] == "completed" for run in runs)
 
 
+@pytest.mark.real
+@pytest.mark.timeout(600)  # sixteen runs, each of which compiles its own
+def test_codecs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = f"""
+RUNS, PICTURE = Path({str(tmp_path / "runs")!r}), Path({str(tmp_path / "codecs.png")!r})
+RANKS, STEPS = 2, 2
+"""
+    notebook = _execute(FOLDER / "codecs.ipynb", parameters, monkeypatch)
+    assert _pictures(notebook) == 1
+    assert (tmp_path / "codecs.png").read_bytes().startswith(b"\x89PNG")
+    (table,) = (output.text for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output)
+    lines = table.splitlines()[1:]
+    assert len(lines) == 8
+    assert all(line.split()[-2:] == ["True", "True"] for line in lines), table
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_is_kept_as_it_ran(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
