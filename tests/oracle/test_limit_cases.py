@@ -84,6 +84,11 @@ CASES = {
         SYNC,
         {"data": {"kind": "none", "num_samples": 32}, "batch_size": 8},
     ),
+    "top_k of all = sync": (SYNC, SYNC, ({"codec": {"kind": "top_k", "ratio": 1.0}}, {})),
+    "ef21 of the identity = sync": (SYNC, SYNC, ({"codec": {"kind": "ef21", "codec": {"kind": "identity"}}}, {})),
+    "one shard per parameter = sync": (server("bsp", servers=4), SYNC, MOMENTUM),
+    "buckets = sync": ({"kind": "all_reduce", "bucket_size": "1 B"}, SYNC, {}),
+    "micro-batches = sync": ({"kind": "all_reduce", "accumulation": 2}, SYNC, {}),
     "coded, s 0 = sync": ({"kind": "gradient_coding", "stragglers": 0}, SYNC, MOMENTUM),
     "repeated, s 1 = sync": (
         {"kind": "gradient_coding", "stragglers": 1, "code": "fractional_repetition"},
