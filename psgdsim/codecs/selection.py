@@ -13,7 +13,7 @@ SORTED_SHARE: Final = 1 / 512
 SORTED_SIZE: Final = 2**15
 """Up to so many values, too."""
 
-SHUFFLED_SIZE: Final = 2**16
+SHUFFLED_SIZE: Final = 2**10
 """Up to so many places, random ones are drawn from a shuffle of all of them."""
 
 _ROUNDS: Final = 8
