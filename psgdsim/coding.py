@@ -14,6 +14,9 @@ from psgdsim.compilation import lazy_jit
 from psgdsim.errors import CodecError
 from psgdsim.node import Kernel
 
+TOO_LARGE: Final = -1
+"""The mark of an update that is finite, of which a codec makes something that is not."""
+
 OnNonfinite = Literal["fail", "skip"]
 
 UPLINK: Final = "codec"
@@ -31,8 +34,8 @@ class Coding:
         codec: what codes.
         seed: the scenario's seed.
         purpose: what random keys are drawn for.
-        on_nonfinite: what becomes of an update with NaN or infinity in it: `fail`, it ends the run; `skip`, zeros are
-            coded in its place. A codec that codes nothing does not look.
+        on_nonfinite: what becomes of an update with NaN or infinity in it, or too large for the codec: `fail`, it ends
+            the run; `skip`, zeros are coded in its place. A codec that codes nothing does not look.
     """
 
     codec: Codec
@@ -62,7 +65,12 @@ class Coding:
 
             key = jax.random.fold_in(jax.random.fold_in(key, rank), step)
             update, mark = self._marked(update)
-            return *self.codec.encode(update, state, key), mark
+            payload, after = self.codec.encode(update, state, key)
+            too_large = _is_odd(payload) & (mark == 0)
+            if self.on_nonfinite == "skip":
+                blank = self.codec.encode(jax.tree.map(lambda leaf: 0 * leaf, update), state, key)
+                payload, after = _choose(too_large, blank, (payload, after))
+            return payload, after, jax.numpy.where(too_large, TOO_LARGE, mark)
 
         pack = self.codec.pack
 
@@ -75,6 +83,16 @@ class Coding:
         if self.codec.is_identity:
             return Kernel("encode", lambda update, state, _rank, _step: (update, state), "codec", forwards=(0, 1))
         return Kernel("encode", encode_at, "codec", judge=self._judge)
+
+    @cached_property
+    def guard(self) -> Kernel:
+        """`(update, rank, step) -> update`: look at an update as `encode` does, before it is coded otherwise."""
+        marked = lazy_jit(self._marked)
+
+        def judge(update: Any, rank: int, step: int) -> Callable[[Any], bool]:
+            return self._judge(update, None, rank, step)
+
+        return Kernel("guard", lambda update, _rank, _step: marked(update), judge=judge)
 
     def _marked(self, update: Any) -> tuple[Any, Any]:
         """Return what is to be coded, and 1 + the place of the first leaf that is not finite, 0 if all are."""
@@ -95,13 +113,18 @@ class Coding:
 
         def verdict(mark: Any) -> bool:
             place = int(mark)
+            if place == TOO_LARGE and self.on_nonfinite == "fail":
+                raise CodecError(
+                    f"rank {rank}, step {step}: the update has values that are too large for the codec, which makes "
+                    "NaN or infinity of them; choose another codec, or leave such updates out with on_nonfinite: skip"
+                )
             if place and self.on_nonfinite == "fail":
                 names = [name for name, _ in trees.named_leaves(structure.unflatten(range(structure.num_leaves)))]
                 raise CodecError(
                     f"rank {rank}, step {step}: the update of {names[place - 1]} has NaN or infinity in it; lower "
                     "optimizer.learning_rate, or leave out such updates with on_nonfinite: skip"
                 )
-            return place > 0
+            return place != 0
 
         return verdict
 
@@ -153,3 +176,19 @@ def _on_host(payload: Any) -> Any:
     import numpy as np
 
     return jax.tree.map(np.asarray, payload)
+
+
+def _is_odd(payload: Any) -> Any:
+    """Return whether a payload has a float in it that is not finite."""
+    import jax
+    import jax.numpy as jnp
+
+    floats = [leaf for leaf in jax.tree.leaves(payload) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.any(jnp.stack([~jnp.isfinite(leaf).all() for leaf in floats])) if floats else jnp.bool_(False)
+
+
+def _choose(is_first: Any, first: Any, second: Any) -> Any:
+    """Return one of two pytrees of the same shapes."""
+    import jax
+
+    return jax.tree.map(lambda a, b: jax.numpy.where(is_first, a, b), first, second)

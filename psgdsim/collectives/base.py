@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from psgdsim.compilation import lazy_jit
-from psgdsim.errors import ProgramError
+from psgdsim.errors import CodecError, ProgramError
 from psgdsim.node import Kernel, Node
 
 Ranks = Sequence[int]
@@ -43,8 +43,15 @@ def _join(parts: list[Any]) -> Any:
 
 
 def _ravel(tree: Any) -> Any:
+    import jax
     from jax.flatten_util import ravel_pytree
 
+    dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(tree)})
+    if len(dtypes) > 1:
+        raise CodecError(
+            f"payloads of {' and '.join(dtypes)} cannot be added as one vector: expected one type of values; with "
+            "codec 'layers', choose the same cast for all arrays, or algorithm 'broadcast'"
+        )
     return ravel_pytree(tree)[0]
 
 

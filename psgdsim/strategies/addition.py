@@ -94,7 +94,7 @@ class Addition:
         total = functools.partial(SUMS[self.algorithm], **given) if given else SUMS[self.algorithm]
         if task.codec.is_summable or task.codec.reduction is None:
             return _Sum(node, task, name, total, encoder)
-        return _Rounds(node, _reduction_kernels(task.codec, task.seed), name, total, encoder)
+        return _Rounds(node, task, name, total, encoder)
 
 
 def _check_settings(algorithm: str, world_size: int, group_size: int | None, segments: int | None) -> None:
@@ -161,14 +161,14 @@ _ReductionKernels = tuple[tuple[Kernel, ...], Kernel]
 class _Rounds:
     """A codec's reduction: what is added up in a round depends on the sums of the rounds before."""
 
-    def __init__(
-        self, node: Node, kernels: tuple[tuple[Kernel, ...], Kernel], name: str, total: Sum, state: Any
-    ) -> None:
+    def __init__(self, node: Node, task: Task, name: str, total: Sum, state: Any) -> None:
         self._node, self._name, self._total, self._state = node, name, total, state
-        self._rounds, self._finish = kernels
+        self._guard = task.uplink.guard
+        self._rounds, self._finish = _reduction_kernels(task.codec, task.seed)
 
     async def __call__(self, part: Any, step: int) -> Any:
         node = self._node
+        part = await node.compute(self._guard, part, node.rank, step)
         totals: tuple[Any, ...] = ()
         for i, start in enumerate(self._rounds):
             payload = await node.compute(start, part, self._state, totals, node.rank, step)

@@ -90,7 +90,10 @@ class RoundServer:
         await self._node.gather(*[self._call(client, None, number) for client in sorted(left)])
         while self._rounds.may_be_late and left - self._gone:
             message = await self._receive(None)
-            if message is not None and message.payload == FAREWELL:
+            if message is not None and message.payload is None:  # it has crashed and come back
+                left.add(message.src)
+                self._node.spawn(self._call(message.src, None, number))
+            elif message is not None and message.payload == FAREWELL:
                 left.discard(message.src)
 
     def _present(self) -> list[int]:

@@ -85,6 +85,7 @@ class _Worker(LazyWorker):
 
     async def _change(self, gradient: Any, limit: float, step: int) -> Any:
         node = self._node
+        gradient = await node.compute(self._task.uplink.guard, gradient, node.rank, step)
         payload = await node.compute(to_grid(self._bits), gradient, self._held, self._share)
         rounded = await node.compute(from_grid(self._bits), payload, self._held)
         measured = await node.compute(MEASURE, gradient, self._held, self._share, rounded)

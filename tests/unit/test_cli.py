@@ -133,15 +133,14 @@ def test_list_as_json(call: Any) -> None:
     rows = json.loads(call("list", "codecs", "--json")[1])
     top_k = next(row for row in rows if row["kind"] == "top_k")
     assert top_k["family"] == "codecs"
-    assert top_k["parameters"] == [
-        {
-            "name": "ratio",
-            "type": "float > 0 <= 1",
-            "is_required": False,
-            "default": 0.01,
-            "help": "the share of the values that is sent, k/D.",
-        }
-    ]
+    assert [parameter["name"] for parameter in top_k["parameters"]] == ["ratio", "index_coding"]
+    assert top_k["parameters"][0] == {
+        "name": "ratio",
+        "type": "float > 0 <= 1",
+        "is_required": False,
+        "default": 0.01,
+        "help": "the share of the values that is sent, k/D.",
+    }
 
 
 def test_list_of_an_unknown_family(call: Any) -> None:
@@ -245,6 +244,9 @@ def test_server_takes_the_classic_flags(call: Any, runs: list[Any], tmp_path: Pa
         "assignment": "subsets",
         "group_size": None,
         "segments": None,
+        "accumulation": 1,
+        "bucket_size": None,
+        "double_buffer": False,
     }
     assert (scenario.strategy.kind, scenario.strategy.parameters) == ("all_reduce", expected)
     assert (scenario.real.processes, scenario.real.port) == ("manual", 55555)

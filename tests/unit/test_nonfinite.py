@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from patience import PATIENT
 
@@ -40,6 +41,35 @@ def test_updates_that_are_skipped_are_counted(execution, tmp_path):
     result = run(tmp_path, execution=execution, on_nonfinite="skip")
     assert result.summary["skipped_updates"] == 2  # the rows 0 and 16, each once
     assert result.summary["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "codec"),
+    [
+        ({"kind": "all_reduce"}, {"kind": "power_sgd", "rank": 1}),
+        ({"kind": "all_reduce"}, {"kind": "error_feedback", "codec": {"kind": "power_sgd", "rank": 1}}),
+        ({"kind": "laq"}, {"kind": "identity"}),
+    ],
+)
+def test_sums_in_rounds_and_lazy_gradients_look_too(strategy, codec, tmp_path):
+    result = run(tmp_path, strategy=strategy, codec=codec, on_nonfinite="skip")
+    assert result.summary["skipped_updates"] == 2
+    with pytest.raises(CodecError, match="the update of wild has NaN or infinity in it"):
+        run(tmp_path / "fail", strategy=strategy, codec=codec)
+
+
+@pytest.mark.parametrize("execution", ["exact", "batched"])
+def test_what_is_too_large_for_a_codec_is_found_and_leaves_its_memory_whole(execution, tmp_path):
+    changes = {
+        "model": {"kind": "quadratic", "dim": 4, "noise": 1e6},
+        "codec": {"kind": "error_feedback", "codec": {"kind": "cast", "dtype": "float16"}},
+        "execution": execution,
+    }
+    with pytest.raises(CodecError, match=r"the update has values that are too large for the codec"):
+        run(tmp_path, **changes)
+    result = run(tmp_path / "skip", on_nonfinite="skip", **changes)
+    assert result.summary["skipped_updates"] > 0
+    assert all(np.isfinite(array).all() for array in result.params.values())
 
 
 def test_updates_that_are_finite_are_not_counted(tmp_path):
