@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from psgdsim.compute_times import ComputeTime
-from psgdsim.errors import ScenarioError
+from psgdsim.errors import CodecError, ScenarioError
 from psgdsim.scenario.calibration import Clock, resolve_compute
 from psgdsim.scenario.changes import Change
 from psgdsim.scenario.faults import Fault
@@ -133,6 +133,7 @@ def build(scenario: Scenario, clock: Clock | None = None) -> Experiment:
         schedule=_schedule(scenario, rows),
         on_nonfinite=scenario.on_nonfinite,
     )
+    _check_codec(scenario, task)
     strategy: Strategy = scenario.strategy.build()
     try:
         task.blocks(strategy.num_blocks(scenario.world_size))
@@ -173,6 +174,17 @@ def network(scenario: Scenario) -> TopologyPart:
         return scenario.hosts.place(scenario.topology.build(), scenario.num_servers)
     except ValueError as error:
         raise ScenarioError(f"topology.{error}") from None
+
+
+def _check_codec(scenario: Scenario, task: Task) -> None:
+    """Raise `ScenarioError` if the codec cannot code what the model has; nothing is computed."""
+    import jax
+
+    params = jax.eval_shape(lambda: task.init.function(0, None).params)
+    try:
+        jax.eval_shape(task.codec.init, params)
+    except CodecError as error:
+        raise ScenarioError(f"scenario {scenario.name!r}: codec: {error}") from None
 
 
 def _schedule(scenario: Scenario, rows: int) -> Schedule:

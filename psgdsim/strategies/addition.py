@@ -68,8 +68,9 @@ class Addition:
         """
         if self.algorithm != "broadcast" and not codec.is_summable and codec.reduction is None:
             raise ValueError(
-                "algorithm: expected algorithm 'broadcast' with a codec whose payloads cannot be added without "
-                f"decoding them, or codec 'identity'; got algorithm {self.algorithm!r}"
+                f"algorithm: {self.algorithm!r} adds payloads without decoding them, which this codec does not allow: "
+                "expected 'broadcast', or a codec whose payloads can be added, such as identity, cast, random_k, "
+                "power_sgd or count_sketch"
             )
         _check_settings(self.algorithm, world_size, self.group_size, self.segments)
 

@@ -102,7 +102,10 @@ class _Plan:
         if self.addition.algorithm == "broadcast":
             raise ValueError(f"{name}: expected an algorithm that adds up gradients on the way; got 'broadcast'")
         if not codec.is_summable:
-            raise ValueError(f"{name}: expected a codec whose payloads can be added as they are")
+            raise ValueError(
+                f"{name}: expected a codec whose payloads can be added in one round, such as identity, cast, random_k "
+                "or count_sketch; got one that takes several rounds"
+            )
 
     def num_blocks(self, world_size: int) -> int:
         """Return into how many blocks the rows of a step are dealt out."""

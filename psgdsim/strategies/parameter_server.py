@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
+from psgdsim.codecs.base import Codec
 from psgdsim.errors import PeerLost
 from psgdsim.node import Node
 from psgdsim.strategies.base import Strategy, register_strategy
@@ -43,6 +44,7 @@ USERS: Final[dict[str, tuple[str, ...]]] = {
     "staleness_bound": ("ssp",),
     "cached_reads": ("ssp",),
     "delay_compensation": ("async", "k_async", "k_batch_async", "staleness_aware"),
+    "downlink": ("bsp", "async", "k_async", "k_batch_async", "staleness_aware"),
 }
 """The values of `sync` that each setting goes with."""
 
@@ -65,6 +67,7 @@ def parameter_server(
     cached_reads: bool = False,
     delay_compensation: DelayCompensation | None = None,
     servers: Annotated[int, Field(ge=1, le=10_000)] = 1,
+    downlink: Codec | None = None,
 ) -> Strategy:
     """Keep the model on a server, to which all workers push gradients and from which they pull parameters.
 
@@ -102,7 +105,15 @@ def parameter_server(
     with `sgd` and `momentum`, but for how compiled code rounds with others; `clip_norm` shortens each shard's gradient
     by itself.
 
-    The optimizer and its memory are on the server. `w` is sent as it is, in a message of its own to each worker. But
+    With a `downlink` codec C the answer to a gradient is C(w - w_i) instead of w, where w_i is what worker i has; both
+    ends add to w_i what that decodes to. So whatever C drops is in the next difference, and w_i follows w if C is a
+    contraction, E||C(x) - x||^2 < ||x||^2. The bytes of an answer are those of C instead of m; the first parameters
+    that a worker asks for are sent as they are. With bsp and on_peer_loss `fail` all w_i are the same, coded once per
+    step (of each shard), and are the model that is evaluated; else it is w. Where answers differ, the server keeps
+    each w_i, N D numbers, and for each what C remembers. Source: the server of SGQ in the Parallel-SGD project; Tang et
+    al., ICML 2019, arXiv 1905.05957 (DoubleSqueeze), where the server keeps a residual instead.
+
+    The optimizer and its memory are on the server, which sends a message of its own to each worker. But
     for bsp the server leads: its steps are as many updates as use N gradients, so K updates of N in N steps. Workers
     have a row for each gradient that was used; the server counts those that came too late in `dropped`.
 
@@ -133,9 +144,13 @@ def parameter_server(
             `k_batch_async` and `staleness_aware`.
         servers: into how many shards the model is cut, each on a server of its own; more than one only with bsp and
             on_peer_loss `fail`: there all shards count the same updates.
+        downlink: how answers are coded, null or `identity` for not at all; a codec that itself brings back what it
+            dropped, such as `error_feedback`, would do so twice. Only with bsp, `async`, `k_async`, `k_batch_async` and
+            `staleness_aware`.
     """
+    downlink = None if downlink is None or downlink.is_identity else downlink
     settings = {"k": k, "backup": backup, "staleness_bound": staleness_bound, "delay_compensation": delay_compensation}
-    _check_settings(sync, {**settings, "cached_reads": cached_reads or None})
+    _check_settings(sync, {**settings, "cached_reads": cached_reads or None, "downlink": downlink})
     _check_losses(sync, on_peer_loss, servers)
     is_led = sync != "bsp" or on_peer_loss != "fail"
     tolerated = () if on_peer_loss == "fail" else (PeerLost,)
@@ -149,11 +164,11 @@ def parameter_server(
             elif sync == "ssp":
                 await BoundedWorker(node, task, tolerated, bound=staleness_bound if cached_reads else None).run()
             else:
-                await work(node, task, is_led=is_led)
+                await work(node, task, downlink, is_led=is_led)
 
     async def server(node: Node, task: Task) -> None:
         rule = _rule(sync, k if backup is None else node.world_size - backup, delay_compensation)
-        rule = replace(rule, awaits_lost=on_peer_loss == "wait")
+        rule = replace(rule, awaits_lost=on_peer_loss == "wait", downlink=downlink)
         if staleness_bound is not None:
             await BoundedServer(node, task, rule, tolerated, bound=staleness_bound).run(is_led=is_led)
             return

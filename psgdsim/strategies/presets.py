@@ -1,4 +1,4 @@
-"""The names that the Parallel-SGD platform of 2019 to 2021 gave to strategies; docs/parallel_sgd.md has all its names."""
+"""The names that the Parallel-SGD platform of 2019 to 2021 gave to strategies; docs/parallel_sgd.md has all of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from psgdsim.codecs.base import Codec
 from psgdsim.strategies.all_reduce import all_reduce
 from psgdsim.strategies.base import Strategy, register_strategy
 from psgdsim.strategies.local_sgd import local_sgd
@@ -15,24 +16,28 @@ Count = Annotated[int, Field(ge=1)]
 
 
 @register_strategy("ssgd")
-def ssgd(servers: Count = 1) -> Strategy:
+def ssgd(servers: Count = 1, downlink: Codec | None = None) -> Strategy:
     """Synchronous SGD with a parameter server: `parameter_server` with `sync: bsp`.
 
     Bytes and source are those of that.
 
     Args:
         servers: as in `parameter_server`.
+        downlink: as in `parameter_server`.
     """
-    return parameter_server("bsp", servers=servers)
+    return parameter_server("bsp", servers=servers, downlink=downlink)
 
 
 @register_strategy("asgd")
-def asgd() -> Strategy:
+def asgd(downlink: Codec | None = None) -> Strategy:
     """Asynchronous SGD with a parameter server: `parameter_server` with `sync: async`.
 
     Bytes and source are those of that.
+
+    Args:
+        downlink: as in `parameter_server`.
     """
-    return parameter_server("async")
+    return parameter_server("async", downlink=downlink)
 
 
 @register_strategy("pa")

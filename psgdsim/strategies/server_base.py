@@ -9,10 +9,12 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from psgdsim.codecs.base import Codec
 from psgdsim.data.order import split_rows
 from psgdsim.errors import PeerLost
 from psgdsim.node import Message, Node
 from psgdsim.strategies.delay_compensation import DelayCompensation
+from psgdsim.strategies.server_downlink import Holdings
 from psgdsim.task import Task
 
 PUSH: Final = "push"
@@ -42,7 +44,7 @@ def answer_tag(version: int, term: int) -> str:
 
 @dataclass(frozen=True)
 class Rule:
-    """When the server updates the model, and with what.
+    """When the server updates the model, with what, and how it answers.
 
     Args:
         num_gradients: how many gradients it waits for; None for those of all workers that are there.
@@ -51,6 +53,7 @@ class Rule:
         is_discounted: whether a gradient that is tau > 1 updates old counts for 1 / tau.
         awaits_lost: whether it waits for a worker that is lost until it has come back, where it waits for it at all.
         compensation: how a stale gradient is corrected, or None if it is not.
+        downlink: how answers are coded; None if they are the parameters as they are.
     """
 
     num_gradients: int | None = None
@@ -59,6 +62,7 @@ class Rule:
     is_discounted: bool = False
     awaits_lost: bool = False
     compensation: DelayCompensation | None = None
+    downlink: Codec | None = None
 
     def is_enough(self, num: int) -> bool:
         """Whether so many gradients are as many as it waits for at most."""
@@ -107,6 +111,7 @@ class Server:
         self._read: dict[int, Any] = {}  # these three only for delay compensation
         self._memories: dict[int, Any] = {}
         self._blank: Any = None
+        self._holdings = None if rule.downlink is None else Holdings(node, task, rule.downlink)
 
     async def run(self, *, is_led: bool) -> None:
         """Update the model as long as the run goes on, then tell the workers if nobody else does."""
@@ -115,6 +120,8 @@ class Server:
         self._decoders = dict.fromkeys(range(self._node.world_size), self._fresh)
         if self._rule.compensation is not None:
             self._blank = await self._node.compute(self._rule.compensation.start, self._state.params)
+        if self._holdings is not None:
+            await self._holdings.begin(self._state.params)
         for step in itertools.count(1):
             staleness: list[int] = []
             for _ in range(self._rule.num_updates(step, self._node.world_size)):
@@ -122,7 +129,8 @@ class Server:
             if not self._rule.is_waiting:
                 self._node.record(staleness=sum(staleness) / len(staleness))
             self._node.record(version=self._version)
-            if not await self._node.checkpoint(step, [self._state.params]):
+            # Where workers lead as well, the model that counts is the one that they have.
+            if not await self._node.checkpoint(step, [self._state.params if is_led else self._params_of(0)]):
                 break
         if is_led:
             await self._dismiss()
@@ -138,7 +146,11 @@ class Server:
         await self._apply(pushes, step)
         # Unless all must be distinct, everybody but the last has been answered.
         due = [push for push in pushes[0 if self._rule.is_distinct else -1 :] if push.worker in self._due]
-        answers = [self._answer(push.worker, push.answer_tag, self._version - 1 - push.version) for push in due]
+        contents = [await self._content(push.worker) for push in due]
+        answers = [
+            self._answer(push.worker, push.answer_tag, content, self._version - 1 - push.version)
+            for push, content in zip(due, contents, strict=True)
+        ]
         if self._rule.awaits_lost:
             self._owing |= self._gone
         if self._rule.is_waiting:
@@ -171,7 +183,8 @@ class Server:
             else:
                 push = pushes[len(pushes)] = await self._take(message)
                 if not self._rule.is_enough(len(pushes)):
-                    self._node.spawn(self._answer(push.worker, push.answer_tag, self._version - push.version))
+                    content = await self._content(push.worker)
+                    self._node.spawn(self._answer(push.worker, push.answer_tag, content, self._version - push.version))
         return [pushes[place] for place in sorted(pushes)]
 
     async def _take(self, message: Message) -> Push:
@@ -206,13 +219,23 @@ class Server:
 
     # --- answers --------------------------------------------------------------------------------------------------
 
-    def _answer(self, worker: int, tag: str, number: int) -> Coroutine[Any, Any, None]:
+    async def _content(self, worker: int) -> Any:
+        """Return what the answer to a gradient says of the model as it is now."""
+        if self._holdings is None:
+            return self._state.params
+        return await self._holdings.encode(worker, self._state.params, self._version)
+
+    def _params_of(self, worker: int) -> Any:
+        """Return the parameters that a worker has with the answer that it is given now."""
+        return self._state.params if self._holdings is None else self._holdings.params_of(worker)
+
+    def _answer(self, worker: int, tag: str, content: Any, number: int) -> Coroutine[Any, Any, None]:
         """Return what sends the model, as it is now, to a worker, and how stale its gradient was or its term."""
         self._owing.add(worker)
         self._due.discard(worker)
         if self._rule.compensation is not None:
-            self._read[worker] = self._state.params
-        return self._send(worker, tag, (self._state.params, self._version, number))
+            self._read[worker] = self._params_of(worker)
+        return self._send(worker, tag, (content, self._version, number))
 
     async def _send(self, worker: int, tag: str, answer: Any) -> None:
         with contextlib.suppress(*self._tolerated):  # whoever receives is told of it, too
@@ -253,4 +276,6 @@ class Server:
         self._decoders[worker] = self._fresh
         self._memories[worker] = self._blank
         self._terms[worker] += 1
-        self._node.spawn(self._answer(worker, QUESTION_TAG, self._terms[worker]))
+        if self._holdings is not None:
+            self._holdings.hand_over(worker, self._state.params, self._version)
+        self._node.spawn(self._answer(worker, QUESTION_TAG, self._state.params, self._terms[worker]))

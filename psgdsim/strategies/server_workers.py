@@ -7,15 +7,17 @@ import itertools
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from psgdsim.codecs.base import Codec
 from psgdsim.errors import PeerLost
 from psgdsim.node import Job, Node
 from psgdsim.strategies.server_base import FAREWELL, PUSH, QUESTION_TAG, Outcome, answer_tag
+from psgdsim.strategies.server_downlink import Held, hold
 from psgdsim.strategies.server_shards import Shards
 from psgdsim.task import Task
 
 
-async def work(node: Node, task: Task, *, is_led: bool) -> None:
-    """Compute gradients, each at the parameters of the servers' last answers."""
+async def work(node: Node, task: Task, downlink: Codec | None, *, is_led: bool) -> None:
+    """Compute gradients, each at the parameters that the worker has with the servers' last answers."""
     blocks, shards, term = task.blocks(node.world_size), Shards(node), 0
     if is_led:
         [server] = node.servers
@@ -26,7 +28,7 @@ async def work(node: Node, task: Task, *, is_led: bool) -> None:
         params, version, term = answer
     else:
         params, version = (await node.compute(task.init, 0, None)).params, 0
-    encoders = [await node.compute(task.init_codec, part) for part in await shards.cut(params)]
+    encoders, held = await _begin_codecs(node, task, downlink, await shards.cut(params))
 
     async def push(step: int) -> Any:  # whatever it holds is let go of when it returns
         losses, gradients = await node.compute(task.gradients, [params], [blocks.ids(step, node.rank)])
@@ -35,11 +37,8 @@ async def work(node: Node, task: Task, *, is_led: bool) -> None:
             key = shards.stream(node.rank, place)
             payload, encoders[place] = await node.compute(task.encode, part, encoders[place], key, step)
             payloads.append(payload)
-        sends = [
-            node.send(server, (version, payload, term), tag=PUSH)
-            for server, payload in zip(node.servers, payloads, strict=True)
-        ]
-        await node.gather(*sends)
+        ends = zip(node.servers, payloads, strict=True)
+        await node.gather(*(node.send(server, (version, payload, term), tag=PUSH) for server, payload in ends))
         return losses[0]
 
     for step in itertools.count(1):
@@ -49,11 +48,20 @@ async def work(node: Node, task: Task, *, is_led: bool) -> None:
             return
         _, made, staleness = answers[0]
         node.record(loss=loss, staleness=staleness, version=version + staleness + 1)
-        params, version = await shards.join([part for part, _, _ in answers], params), made
+        ends = zip(held, answers, strict=True)
+        params, version = await shards.join([await end.take(part) for end, (part, _, _) in ends], params), made
         if is_led:
             node.end_step(step)
         elif not await node.checkpoint(step, [params]):
             return
+
+
+async def _begin_codecs(
+    node: Node, task: Task, downlink: Codec | None, parts: Sequence[Any]
+) -> tuple[list[Any], list[Held]]:
+    """Return the memories of a worker's ends of both directions, for the part of each server."""
+    encoders = [await node.compute(task.init_codec, part) for part in parts]
+    return encoders, [await hold(node, task, downlink, part) for part in parts]
 
 
 class CalledWorker:

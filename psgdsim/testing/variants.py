@@ -13,6 +13,9 @@ SGD_ALONE: Final[dict[str, Any]] = {}
 UNCODED: Final[dict[str, Any]] = {"stragglers": 0, "copies": 1}
 """The settings of an approximate gradient code with which one worker is plain SGD."""
 
+HALF: Final[dict[str, Any]] = {"kind": "top_k", "ratio": 0.5}
+"""A codec that drops something of what servers answer."""
+
 
 class Variant(NamedTuple):
     """A strategy with some settings.
@@ -69,6 +72,11 @@ VARIANTS: Final[tuple[Variant, ...]] = (
     _server("bsp", on_peer_loss="drop"),
     _server("bsp", on_peer_loss="wait"),
     _server("bsp", servers=2),
+    *(
+        Variant("parameter_server", {"downlink": HALF, **settings})
+        for settings in ({}, {"servers": 2}, {"on_peer_loss": "drop"}, {"sync": "async"})
+    ),
+    Variant("parameter_server", {"sync": "k_batch_async", "k": 2, "downlink": HALF}),
     _server("async"),
     _server("async", on_peer_loss="drop"),
     _server("async", delay_compensation={"kind": "constant"}),

@@ -124,6 +124,20 @@ TWINS = {
             "codec={kind: error_feedback, codec: {kind: top_k, ratio: 0.1}}",
         ],
     ),
+    "a parameter server that answers in levels, to signs": (
+        BASE,
+        [
+            *SMALL,
+            "strategy={kind: parameter_server, downlink: {kind: qsgd, levels: 16, bucket_size: 64}}",
+            "codec={kind: error_feedback, codec: {kind: scaled_sign}}",
+            "batch_size=null",
+            "global_batch_size=31",
+        ],
+    ),
+    "a parameter server in two shards that answers with few values, packed": (
+        BASE,
+        [*SMALL, "strategy={kind: ssgd, servers: 2, downlink: {kind: top_k, ratio: 0.1, index_coding: auto}}"],
+    ),
     "a parameter server that waits for the first three of three": (
         BASE,
         [
