@@ -96,6 +96,11 @@ class _Plan:
             raise ValueError("double_buffer: expected false with bucket_size; got true")
         if self.double_buffer or self.bucket_size is not None:
             self._check_sums("double_buffer" if self.double_buffer else "bucket_size", codec)
+        if self.bucket_size is not None and codec.is_structured:
+            raise ValueError(
+                "bucket_size: expected null with a codec that looks at single arrays of the model, such as layers, for "
+                f"a bucket has only some of them; got {self.bucket_size:g} bytes"
+            )
 
     def _check_sums(self, name: str, codec: Codec) -> None:
         """Raise `ValueError` if gradients are not added up by a collective in one go."""

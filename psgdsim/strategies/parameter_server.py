@@ -155,6 +155,14 @@ def parameter_server(
     is_led = sync != "bsp" or on_peer_loss != "fail"
     tolerated = () if on_peer_loss == "fail" else (PeerLost,)
 
+    def check(world_size: int, codec: Codec) -> None:
+        _check_counts(world_size, k, backup)
+        if servers > 1 and (codec.is_structured or (downlink is not None and downlink.is_structured)):
+            raise ValueError(
+                "servers: expected 1 with a codec that looks at single arrays of the model, such as layers or "
+                f"power_sgd, for each of several servers gets a piece without names; got {servers}"
+            )
+
     async def worker(node: Node, task: Task) -> None:
         # Without the server there is nothing left to do; but one that is waited for must say that it will not come.
         with contextlib.suppress(*(tolerated if on_peer_loss == "drop" else ())):
@@ -177,7 +185,7 @@ def parameter_server(
 
     return Strategy(
         worker,
-        lambda world_size, _codec: _check_counts(world_size, k, backup),
+        check,
         server=server,
         num_servers=servers,
         is_lock_step=not is_led,

@@ -33,7 +33,10 @@ async def work(node: Node, task: Task, downlink: Codec | None, *, is_led: bool) 
     async def push(step: int) -> Any:  # whatever it holds is let go of when it returns
         losses, gradients = await node.compute(task.gradients, [params], [blocks.ids(step, node.rank)])
         payloads: list[Any] = []
-        for place, part in enumerate(await shards.cut(gradients[0])):
+        whole = gradients[0]
+        if node.num_servers > 1 and not task.codec.is_identity:  # an update is left out whole, or not at all
+            whole = await node.compute(task.uplink.guard, whole, node.rank, step)
+        for place, part in enumerate(await shards.cut(whole)):
             key = shards.stream(node.rank, place)
             payload, encoders[place] = await node.compute(task.encode, part, encoders[place], key, step)
             payloads.append(payload)

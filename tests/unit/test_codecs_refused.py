@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 from fault_cases import BASE
 
+import psgdsim
 from psgdsim.codecs import Codec, identity, register_codec
 from psgdsim.errors import ScenarioError
 from psgdsim.scenario import from_dict
@@ -43,3 +44,29 @@ def test_a_codec_that_would_be_ignored_is_refused(kind, codec):
     assert from_dict(scenario).codec.kind == "identity"
     with pytest.raises(ScenarioError, match=message):
         from_dict({**scenario, "codec": {"kind": codec}})
+
+
+LAYERS = {"kind": "layers", "layers": {"*bias": {"kind": "identity"}, "default": {"kind": "cast"}}}
+
+
+MATRICES = {"kind": "error_feedback", "codec": {"kind": "power_sgd"}}
+
+
+@pytest.mark.parametrize("codec", [LAYERS, MATRICES], ids=["names", "shapes"])
+def test_shards_refuse_codecs_that_look_at_single_arrays(codec):
+    strategy = {"kind": "parameter_server", "servers": 2}
+    with pytest.raises(ScenarioError, match=r"strategy\.servers: expected 1 with a codec that looks at single arrays"):
+        from_dict({**BASE, "strategy": strategy, "codec": codec})
+
+
+def test_buckets_refuse_codecs_that_look_at_single_arrays():
+    strategy = {"kind": "all_reduce", "bucket_size": "1 KiB"}
+    with pytest.raises(ScenarioError, match=r"strategy\.bucket_size: expected null with a codec that looks at single"):
+        from_dict({**BASE, "strategy": strategy, "codec": LAYERS})
+
+
+def test_a_pattern_that_fits_nothing_is_found_before_the_run_begins(tmp_path):
+    layers = {"kind": "layers", "layers": {"*bais": {"kind": "identity"}, "default": {"kind": "cast"}}}
+    with pytest.raises(ScenarioError, match=r"codec: .*no array is left for the pattern '\*bais'"):
+        psgdsim.run({**BASE, "codec": layers}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
