@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from psgdsim import wire
 from psgdsim.codecs.base import Codec
+
+ROUNDING: Final = 2**-6
+"""By how much sums of payloads may be off, relative to the largest addends: some roundings of bfloat16."""
 
 
 def example_updates() -> list[Any]:
@@ -30,8 +33,9 @@ def check_codec(codec: Codec, updates: list[Any] | None = None, *, keeps_zero: b
 
     For each update: what is decoded has the same tree, shapes and dtypes; a frame of the payload is exactly as long
     as `wire.nbytes` says from shapes alone, and comes back whole; so does what `pack` makes of it; the same key gives
-    the same bits; zeros decode to zeros; all that compiles once. For the last update also: jitted or not, the
-    payload has the same bits, and decodes to the same values but for rounding.
+    the same bits; zeros decode to zeros; all that compiles once; if payloads may be added (`is_summable`), the sum of
+    two is that of the sum, but for rounding. For the last update also: jitted or not, the payload has the same bits,
+    and decodes to the same values but for rounding.
 
     Args:
         codec: the codec.
@@ -40,11 +44,14 @@ def check_codec(codec: Codec, updates: list[Any] | None = None, *, keeps_zero: b
 
     Raises:
         AssertionError: a law is broken; the message says which, and for which update.
+        TypeError: it is no codec.
 
     Example:
         >>> from psgdsim.codecs import top_k
         >>> check_codec(top_k(ratio=0.1))
     """
+    if not isinstance(codec, Codec):
+        raise TypeError(f"expected a codec, as its factory returns it, such as top_k(ratio=0.1); got {codec!r}")
     tried = example_updates() if updates is None else updates
     for update in tried:
         jitted = _Jitted(codec, update)
@@ -54,6 +61,8 @@ def check_codec(codec: Codec, updates: list[Any] | None = None, *, keeps_zero: b
             _check_pack(jitted)
         if keeps_zero:
             _check_zero(jitted)
+        if codec.is_summable:
+            _check_sum(jitted)
         _law(jitted.num_traces == 2, "what is called many times with the same shapes compiles once", update)
     _check_plain(_Jitted(codec, tried[-1]))
 
@@ -182,3 +191,19 @@ def _check_plain(jitted: _Jitted) -> None:
     pairs = zip(*map(jax.tree.leaves, decoded), strict=True)
     is_close = all(np.allclose(a, b, rtol=1e-6, atol=1e-6 * np.max(np.abs(a), initial=0)) for a, b in pairs)
     _law(is_close, "jitted and plain decode give the same values", update)
+
+
+def _check_sum(jitted: _Jitted) -> None:
+    import jax
+    import numpy as np
+
+    generator = np.random.default_rng(1)
+    other = jax.tree.map(lambda leaf: generator.standard_normal(leaf.shape).astype(leaf.dtype), jitted.update)
+    both = jax.tree.map(lambda a, b: a + b, jitted.update, other)
+    payloads = [jitted.encode(each)[0] for each in (jitted.update, other, both)]
+    coded = [[np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(payload)] for payload in payloads]
+    is_kept = all(
+        np.abs(a + b - total).max(initial=0.0) <= ROUNDING * (np.abs(a) + np.abs(b)).max(initial=0.0)
+        for a, b, total in zip(*coded, strict=True)
+    )
+    _law(is_kept, "payloads may be added (is_summable): the sum of two is the payload of the sum", jitted.update)

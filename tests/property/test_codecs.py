@@ -85,9 +85,16 @@ def test_error_feedback_of_identity_remembers_nothing():
             stateless(lambda u, k: u + 1 if isinstance(u, np.ndarray) else u, lambda p, like: p),
             "jitted and plain encode give the same bits",
         ),
+        (stateless(lambda u, k: u * abs(u), lambda p, like: p, is_summable=True), "the sum of two is the payload of"),
         (stateless(lambda u, k: u, lambda p, like: p, pack=lambda p, like: p), "`pack` and `unpack` come together"),
     ],
 )
 def test_check_codec_finds_what_is_broken(broken, law):
     with pytest.raises(AssertionError, match=law):
         check_codec(broken, [normals(5)])
+
+
+@pytest.mark.parametrize("given", ["top_k", top_k])
+def test_check_codec_says_what_is_no_codec(given):
+    with pytest.raises(TypeError, match="expected a codec, as its factory returns it, such as top_k"):
+        check_codec(given)
