@@ -77,7 +77,7 @@ class Coding:
         def encode_at(update: Any, state: Any, rank: int, step: int) -> Any:
             payload, after, mark = encode(update, state, base(), rank, step)
             if pack is not None:
-                payload = pack(_on_host(payload), update)
+                payload = pack(trees.numbers(payload), update)
             return (payload, after), mark
 
         if self.codec.is_identity:
@@ -151,7 +151,7 @@ class Coding:
             return Kernel("decode", decode, "codec", forwards=(0, 1) if self.codec.is_identity else None)
 
         def decode_packed(payload: Any, state: Any, like: Any) -> tuple[Any, Any]:
-            return decode(unpack(_on_host(payload), like), state, like)  # type: ignore[no-any-return]
+            return decode(unpack(trees.numbers(payload), like), state, like)  # type: ignore[no-any-return]
 
         return Kernel("decode", decode_packed, "codec")
 
@@ -168,14 +168,6 @@ class Coding:
             raise CodecError(f"a payload has the structure {structures[0]}; expected {structures[1]}")
         if trees.shapes(payload) != trees.shapes(expected):
             raise CodecError(f"a payload has {trees.shapes(payload)}; expected {trees.shapes(expected)}")
-
-
-def _on_host(payload: Any) -> Any:
-    """Return a payload with numpy arrays; being traced by jax it raises, so such kernels are called as they are."""
-    import jax
-    import numpy as np
-
-    return jax.tree.map(np.asarray, payload)
 
 
 def _is_odd(payload: Any) -> Any:

@@ -67,6 +67,10 @@ class Codec:
             the wire as they are. It runs on the host and is never jitted.
         unpack: the inverse of `pack`; raises `CodecError` if what it is given is no packed payload.
         reduction: how the codec rides an all-reduce where payloads cannot just be added; None if it cannot.
+        is_structured: whether it looks at the names or the shapes of single arrays, so that it must be given the whole
+            update; a combinator passes it on.
+        is_ragged: whether `pack` leaves out or hides floats of a payload, so that no other codec can code them; a
+            combinator passes it on.
     """
 
     init: Callable[[PyTree], State]
@@ -77,6 +81,8 @@ class Codec:
     pack: Callable[[Payload, PyTree], Payload] | None = None
     unpack: Callable[[Payload, PyTree], Payload] | None = None
     reduction: Reduction | None = None
+    is_structured: bool = False
+    is_ragged: bool = False
 
 
 codecs = Family("codec", product=Codec)
@@ -153,6 +159,8 @@ def leafwise(codec: Codec) -> Codec:
         pack=_each_leaf(codec.pack),
         unpack=_each_leaf(codec.unpack),
         reduction=None if codec.reduction is None else _leafwise_reduction(codec.reduction),
+        is_structured=codec.is_structured,
+        is_ragged=codec.is_ragged,
     )
 
 
@@ -235,6 +243,7 @@ def flat(codec: Codec) -> Codec:
         pack=_as_vector(codec.pack),
         unpack=_as_vector(codec.unpack),
         reduction=None if codec.reduction is None else _flat_reduction(codec.reduction),
+        is_ragged=codec.is_ragged,
     )
 
 

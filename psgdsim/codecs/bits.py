@@ -106,8 +106,8 @@ class BitReader:
     def __init__(self, data: Integers, name: str) -> None:
         import numpy as np
 
-        if data.dtype != np.uint8 or data.ndim != 1:
-            raise CodecError(f"{name}: expected a vector of bytes; got {data.dtype}{list(data.shape)}")
+        if getattr(data, "dtype", None) != np.uint8 or data.ndim != 1:
+            raise CodecError(f"{name}: expected a vector of bytes; got {data!r:.60}")
         self._data, self._name, self._place = data, name, 0
 
     def read_bits(self, count: int) -> Integers:

@@ -51,8 +51,8 @@ def cast(
     random. float16 overflows above 65504 and loses magnitudes below 2^-24, bfloat16 keeps float32's range. Arrays are
     scaled for the 8-bit floats: their largest magnitude becomes the largest number, 448 or 57344, and magnitudes below
     2^-18 or 2^-31 times it or so become 0.
-    Payloads of 16 bits can be added, so they may ride a ring; the sum is rounded anew at each hop. Those of 8 bits
-    cannot, for each has a scale of its own.
+    Payloads of 16 bits can be added, so they may ride a ring; the sum is rounded to the nearest at each hop, so those
+    that are rounded at random cannot, lest the sum be biased. Those of 8 bits cannot, for each has a scale of its own.
     Source: IEEE 754-2008 binary16; Kalamkar et al., "A Study of BFLOAT16 for Deep Learning Training", arXiv 1905.12322;
     Micikevicius et al., "FP8 Formats for Deep Learning", arXiv 2209.05433.
 
@@ -81,7 +81,9 @@ def cast(
         return values.astype(like.dtype)
 
     if math.isinf(form.most):
-        return leafwise(stateless(shorten, lambda payload, like: payload.astype(like.dtype), is_summable=True))
+        return leafwise(
+            stateless(shorten, lambda payload, like: payload.astype(like.dtype), is_summable=not stochastic)
+        )
     return leafwise(stateless(encode, decode))
 
 

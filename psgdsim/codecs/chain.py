@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from psgdsim.codecs.base import Codec, register_codec
+from psgdsim.codecs.shapes import payload_shapes
 from psgdsim.errors import CodecError
 
 if TYPE_CHECKING:
@@ -24,8 +25,16 @@ def chain(codecs: Annotated[list[Codec], Field(min_length=1)]) -> Codec:
     Source: Horvath et al., "Natural Compression for Distributed Deep Learning", arXiv 1905.10988 (compositions).
 
     Args:
-        codecs: the codecs, in the order in which they encode.
+        codecs: the codecs, in the order in which they encode; all but the last send as many floats in each message,
+            which `threshold`, `dgc` with a warm-up and `compressed` do not.
     """
+    for place, codec in enumerate(codecs[:-1]):
+        if codec.is_ragged:
+            raise ValueError(
+                "codecs: expected codecs before the last that send as many floats in each message, such as top_k "
+                f"instead of threshold, or dgc without warmup_steps; got another as number {place + 1} of {len(codecs)}"
+                "; compressed goes around a chain, not into it"
+            )
     return functools.reduce(lambda after, before: _pair(before, after), reversed(codecs))
 
 
@@ -53,13 +62,9 @@ def _join(floats: list[Any], rest: Any) -> Any:
 
 def _floats_of(codec: Codec, like: Any) -> list[Any]:
     """Return zeros of the shapes and dtypes of the floats in a codec's payloads."""
-    import jax
     import numpy as np
 
-    def encode(update: Any) -> Any:
-        return codec.encode(update, codec.init(update), jax.random.key(0))[0]
-
-    return [np.zeros(leaf.shape, leaf.dtype) for leaf in _split(jax.eval_shape(encode, like))[0]]
+    return [np.zeros(leaf.shape, leaf.dtype) for leaf in _split(payload_shapes(codec, like))[0]]
 
 
 def _pair(first: Codec, second: Codec) -> Codec:
@@ -95,6 +100,8 @@ def _pair(first: Codec, second: Codec) -> Codec:
         first.is_summable and second.is_summable,
         pack=functools.partial(_pack, first, second) if is_packed else None,
         unpack=functools.partial(_unpack, first, second) if is_packed else None,
+        is_structured=first.is_structured or second.is_structured,
+        is_ragged=second.is_ragged,
     )
 
 

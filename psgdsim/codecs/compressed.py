@@ -10,10 +10,11 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from psgdsim.codecs.base import Codec, register_codec
+from psgdsim.codecs.shapes import payload_shapes
 from psgdsim.errors import CodecError
 
 _GROWTH: Final = 4
-"""A packed payload takes at most so many times the bytes of the update ..."""
+"""A packed payload takes at most so many times the bytes that it has unpacked ..."""
 
 _ROOM: Final = 4096
 """... and so many [byte]."""
@@ -52,7 +53,7 @@ def compressed(codec: Codec, level: Annotated[int, Field(ge=1, le=22)] = 3) -> C
 
         shapes, frame = _checked(payload)
         sizes = [math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)]
-        bound = _ROOM + _GROWTH * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
+        bound = _ROOM + _GROWTH * sum(map(_nbytes, jax.tree.leaves(payload_shapes(codec, like))))
         data = _decompress(frame, sum(sizes), bound)
         starts = np.cumsum([0, *sizes])
         leaves = [
@@ -62,7 +63,14 @@ def compressed(codec: Codec, level: Annotated[int, Field(ge=1, le=22)] = 3) -> C
         packed = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
         return packed if codec.unpack is None else codec.unpack(packed, like)
 
-    return dataclasses.replace(codec, is_summable=False, is_identity=False, reduction=None, pack=pack, unpack=unpack)
+    return dataclasses.replace(
+        codec, is_summable=False, is_identity=False, reduction=None, pack=pack, unpack=unpack, is_ragged=True
+    )
+
+
+def _nbytes(leaf: Any) -> int:
+    nbytes: int = math.prod(leaf.shape) * leaf.dtype.itemsize
+    return nbytes
 
 
 def _checked(payload: Any) -> tuple[Any, Any]:

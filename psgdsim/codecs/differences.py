@@ -18,7 +18,8 @@ def ef21(codec: Codec) -> Codec:
 
     c = C(x - g);  g <- g + c at both ends, and g is what is decoded. Wire size: that of the inner codec. With a
     contraction, g follows x where x settles, so full gradients converge where error feedback with a constant learning
-    rate stays at a distance. The receiver's g is the sum of all it has received.
+    rate stays at a distance. The receiver's g is the sum of all it has received;
+    but for the codec `identity`, payloads are not added on their way, lest rounding drives the ends apart.
     Source: Richtarik, Sokolov and Fatkhullin, "EF21: A New, Simpler, Theoretically Better, and Practically Faster Error
     Feedback", NeurIPS 2021, arXiv 2106.05203.
 
@@ -34,7 +35,7 @@ def diana(codec: Codec, alpha: Annotated[float, Field(gt=0, le=1)] = 0.1) -> Cod
 
     m = C(x - h);  h + m is what is decoded;  h <- h + alpha m at both ends. Wire size: that of the inner codec. With an
     unbiased codec of U(omega) and alpha <= 1 / (1 + omega), what is decoded is unbiased, and its variance goes to zero
-    where updates settle. With alpha = 1, `ef21`.
+    where updates settle. With alpha = 1, `ef21`. Payloads are added on their way only where those of `ef21` are.
     Source: Mishchenko, Gorbunov, Takac and Richtarik, "Distributed Learning with Compressed Gradient Differences",
     arXiv 1901.09269.
 
@@ -46,7 +47,11 @@ def diana(codec: Codec, alpha: Annotated[float, Field(gt=0, le=1)] = 0.1) -> Cod
 
 
 def _differences(codec: Codec, alpha: float) -> Codec:
-    """Return a codec of differences; it adds up where the inner one does, for memories begin at zero."""
+    """Return a codec of differences.
+
+    Memories begin at zero, so payloads would add up where the inner codec's do; but a sum that is rounded on its way is
+    not what the senders remember, and memories would drift apart. So they add up only where nothing is coded.
+    """
 
     def init(like: Any) -> tuple[Any, Any, Any]:
         import jax
@@ -76,4 +81,13 @@ def _differences(codec: Codec, alpha: float) -> Codec:
         update = jax.tree.map(lambda h, m: h + m, memory, received)
         return update, (learn(memory, received), encoder, decoder)
 
-    return Codec(init, encode, decode, codec.is_summable, pack=codec.pack, unpack=codec.unpack)
+    return Codec(
+        init,
+        encode,
+        decode,
+        codec.is_identity,
+        pack=codec.pack,
+        unpack=codec.unpack,
+        is_structured=codec.is_structured,
+        is_ragged=codec.is_ragged,
+    )

@@ -57,6 +57,9 @@ class EliasLevels:
 
         if not isinstance(packed, dict) or packed.keys() != {"norms", "bits"}:
             raise CodecError(f"a payload is damaged: expected norms and bits; got {packed!r:.60}")
+        norms, num_norms = packed["norms"], num_blocks(like.size, self.bucket_size)
+        if getattr(norms, "dtype", None) != np.float32 or norms.shape != (num_norms,):
+            raise CodecError(f"norms: truncated or damaged: expected {num_norms} of float32; got {norms!r:.60}")
         bits = level_bits(self.levels)
         reader = BitReader(packed["bits"], "bits of levels")
         places = self._read_places(reader, like.size)
@@ -67,7 +70,7 @@ class EliasLevels:
             raise reader.fail(f"expected levels of at most {self.levels}; got {magnitudes.max()}")
         codes = np.zeros(like.size, np.uint8 if bits <= 8 else np.uint16)
         codes[places] = magnitudes + (signs.astype(np.int64) << (bits - 1))
-        return {"norms": packed["norms"], "codes": pack_on_host(codes, bits)}
+        return {"norms": norms, "codes": pack_on_host(codes, bits)}
 
     def _read_places(self, reader: BitReader, size: int) -> Integers:
         """Return where levels above 0 are."""

@@ -1,4 +1,4 @@
-"""Codes of variable length for positive integers, on the host: Elias gamma, delta and omega, and Rice.
+"""Codes of variable length for positive integers, on the host: Elias omega, and Rice.
 
 The bits of one number do not lie together: first come the first bits of all numbers, then the next of those that have
 more, and so on. So all numbers are written and read at the same time, in a few calls of numpy, and are as long as the
@@ -43,19 +43,6 @@ def _checked(numbers: Any) -> Integers:
     return values
 
 
-def gamma_lengths(values: Any) -> Integers:
-    """Return the length of each integer's Elias gamma code [bit]: 2 floor(lg n) + 1."""
-    lengths: Integers = 2 * bit_lengths(values) - 1
-    return lengths
-
-
-def delta_lengths(values: Any) -> Integers:
-    """Return the length of each integer's Elias delta code [bit]: floor(lg n), and the gamma code of one more."""
-    digits = bit_lengths(values)
-    lengths: Integers = digits - 1 + gamma_lengths(digits)
-    return lengths
-
-
 def omega_lengths(values: Any) -> Integers:
     """Return the length of each integer's Elias omega code [bit].
 
@@ -72,36 +59,6 @@ def omega_lengths(values: Any) -> Integers:
         lengths += np.where(left > 1, digits, 0)
         left = np.where(left > 1, digits - 1, 1)
     return lengths
-
-
-def write_gamma(writer: BitWriter, values: Any) -> None:
-    """Write positive integers in Elias gamma code: the number of digits in unary, then all digits but the first."""
-    values = _checked(values)
-    widths = bit_lengths(values) - 1
-    writer.write_unary(widths)
-    writer.write_fields(values - (1 << widths), widths)
-
-
-def read_gamma(reader: BitReader, count: int) -> Integers:
-    """Read so many integers in Elias gamma code.
-
-    Raises:
-        CodecError: there are none.
-    """
-    return _read_tails(reader, reader.read_unary(count))
-
-
-def write_delta(writer: BitWriter, values: Any) -> None:
-    """Write positive integers in Elias delta code: the number of digits in gamma, then all digits but the first."""
-    values = _checked(values)
-    widths = bit_lengths(values) - 1
-    write_gamma(writer, widths + 1)
-    writer.write_fields(values - (1 << widths), widths)
-
-
-def read_delta(reader: BitReader, count: int) -> Integers:
-    """Read so many integers in Elias delta code (see `read_gamma`)."""
-    return _read_tails(reader, read_gamma(reader, count) - 1)
 
 
 def _read_tails(reader: BitReader, widths: Integers) -> Integers:
@@ -137,7 +94,11 @@ def write_omega(writer: BitWriter, values: Any) -> None:
 
 
 def read_omega(reader: BitReader, count: int) -> Integers:
-    """Read so many integers in Elias omega code (see `read_gamma`)."""
+    """Read so many integers in Elias omega code.
+
+    Raises:
+        CodecError: there are none.
+    """
     import numpy as np
 
     values = np.ones(count, np.int64)
@@ -177,7 +138,7 @@ def write_rice(writer: BitWriter, values: Any, low_bits: int) -> None:
 
 
 def read_rice(reader: BitReader, count: int, low_bits: int) -> Integers:
-    """Read so many integers in Rice code (see `read_gamma`)."""
+    """Read so many integers in Rice code (see `read_omega`)."""
     import numpy as np
 
     high = reader.read_unary(count)

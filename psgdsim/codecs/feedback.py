@@ -56,6 +56,8 @@ def error_feedback(codec: Codec) -> Codec:
         pack=codec.pack,
         unpack=codec.unpack,
         reduction=None if codec.reduction is None else _compensated(codec.reduction),
+        is_structured=codec.is_structured,
+        is_ragged=codec.is_ragged,
     )
 
 

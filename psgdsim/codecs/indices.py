@@ -148,7 +148,7 @@ def _decode(data: Integers, count: int, size: int, coding: str) -> Integers:
         if len(data) != expected:
             raise CodecError(f"{_NAME}: truncated or damaged: expected {expected} bytes; got {len(data)}")
         if coding == "raw":
-            return np.frombuffer(data.tobytes(), "<i4")
+            return np.frombuffer(data.tobytes(), "<i4").astype(np.int64)  # whose differences fit
         return np.flatnonzero(np.unpackbits(data, bitorder="little"))
     if coding == "delta":
         return np.cumsum(_from_digits(data, count) + 1) - 1

@@ -67,7 +67,8 @@ def layers(layers: Annotated[dict[str, Codec], Field(min_length=1)]) -> Codec:
     packs = {pattern: codec.pack for pattern, codec in patterns.items()}
     unpacks = {pattern: codec.unpack for pattern, codec in patterns.items()}
     pack, unpack = (_each_part(functions, patterns) for functions in (packs, unpacks))
-    return Codec(init, encode, decode, is_summable, pack=pack, unpack=unpack)
+    is_ragged = any(codec.is_ragged for codec in patterns.values())
+    return Codec(init, encode, decode, is_summable, pack=pack, unpack=unpack, is_structured=True, is_ragged=is_ragged)
 
 
 def _split(tree: Any, patterns: dict[str, Codec]) -> dict[str, list[Any]]:

@@ -129,7 +129,7 @@ def from_levels(codes: jax.Array, scales: jax.Array, levels: int, like: jax.Arra
     """Return the values that codes of `to_levels` stand for: sign level / levels scale.
 
     Args:
-        codes: one for each value of `like`.
+        codes: one for each value of `like`; levels above the highest count as the highest.
         scales: one for each block.
         levels: the highest level.
         like: a vector.
@@ -140,7 +140,10 @@ def from_levels(codes: jax.Array, scales: jax.Array, levels: int, like: jax.Arra
     sign_bit = 2 ** (level_bits(levels) - 1)
     columns = like.size if block_size is None else min(block_size, like.size)
     rows = jnp.pad(codes, (0, scales.size * columns - like.size)).reshape(-1, columns)
-    shares = (rows & (sign_bit - 1)).astype(jnp.float32) / jnp.float32(levels)
+    places = rows & (sign_bit - 1)
+    if levels < sign_bit - 1:  # a damaged code may have more
+        places = jnp.minimum(places, levels)
+    shares = places.astype(jnp.float32) / jnp.float32(levels)
     magnitudes = shares * scales[:, None]
     return from_blocks(jnp.where(rows >= sign_bit, -magnitudes, magnitudes), like)
 

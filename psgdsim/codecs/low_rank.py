@@ -61,7 +61,7 @@ def power_sgd(rank: Annotated[int, Field(ge=1)] = 2) -> Codec:
             return payload, state
         return (payload["left"] @ payload["right"].T).reshape(like.shape), state
 
-    return leafwise(Codec(init, encode, decode, reduction=_reduction()))
+    return leafwise(Codec(init, encode, decode, reduction=_reduction(), is_structured=True))
 
 
 def _matrix_shape(like: Any) -> tuple[int, int]:

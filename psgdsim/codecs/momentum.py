@@ -12,6 +12,7 @@ from psgdsim.codecs.indices import Coding
 from psgdsim.codecs.selection import largest_of
 from psgdsim.codecs.sparse_packing import num_kept, sparse_pack, sparse_unpack
 from psgdsim.codecs.sparsify import Ratio, place_values, top_k
+from psgdsim.errors import CodecError
 
 if TYPE_CHECKING:
     import jax
@@ -90,7 +91,16 @@ def momentum_correction(
         update, decoder = codec.decode(payload, state.encoder, like)
         return update, state._replace(encoder=decoder)
 
-    return Codec(init, encode, decode, codec.is_summable, pack=codec.pack, unpack=codec.unpack)
+    return Codec(
+        init,
+        encode,
+        decode,
+        codec.is_summable,
+        pack=codec.pack,
+        unpack=codec.unpack,
+        is_structured=codec.is_structured,
+        is_ragged=codec.is_ragged,
+    )
 
 
 @register_codec("dgc")
@@ -107,8 +117,8 @@ def dgc(
 
     g <- g min(1, clip / ||g||);  u <- m u + g;  v <- v + u;  send the k largest of v, v <- 0 there, and with `masking`
     u <- 0 there. In a warm-up, 25 %, 6.25 %, 1.5625 % and 0.4 % of the values are sent for a quarter of its steps each,
-    as far as that is more than `ratio`. With momentum 0 and neither clip nor warm-up it is
-    `error_feedback` of `top_k`. Use it with an optimizer that has no momentum of its own.
+    or `ratio` if that is more. With momentum 0 and neither clip nor warm-up it is `error_feedback` of `top_k`. Use it
+    with an optimizer that has no momentum of its own.
     Wire size: 64k bits with k = max(1, floor(ratio * D)), or that of `top_k` with another `index_coding`.
     Source: Lin et al., "Deep Gradient Compression", ICLR 2018, arXiv 1712.01887.
 
@@ -147,13 +157,14 @@ def _clipped(update: Any, bound: float) -> Any:
 
 def _warmed_up_top_k(ratio: float, warmup_steps: int, coding: Coding) -> Codec:
     """Return a `top_k` whose first messages have more values; payloads have room for the largest of them."""
-    ratios = [each for each in WARMUP_RATIOS if each > ratio] or [ratio]
+    ratios = [*(max(each, ratio) for each in WARMUP_RATIOS), ratio]
+    starts = [-(-stage * warmup_steps // len(WARMUP_RATIOS)) for stage in range(1, len(ratios))]
 
     def count_at(step: jax.Array, size: int) -> Any:
         import jax.numpy as jnp
 
-        counts = jnp.asarray([*(num_kept(each, size) for each in ratios), num_kept(ratio, size)], jnp.int32)
-        return counts[jnp.minimum(step * len(ratios) // warmup_steps, len(ratios))]
+        counts = jnp.asarray([num_kept(each, size) for each in ratios], jnp.int32)
+        return counts[jnp.sum(step >= jnp.asarray(starts, jnp.int32))]
 
     def init(_like: jax.Array) -> Any:
         import jax.numpy as jnp
@@ -173,11 +184,13 @@ def _warmed_up_top_k(ratio: float, warmup_steps: int, coding: Coding) -> Codec:
     def unpack(payload: Any, like: Any) -> dict[str, Any]:
         import numpy as np
 
-        sparse = sparse_unpack(coding)(payload, like)
-        missing = num_kept(ratios[0], like.size) - len(sparse["values"])
+        sparse, room = sparse_unpack(coding)(payload, like), num_kept(ratios[0], like.size)
+        missing = room - len(sparse["values"])
+        if missing < 0:
+            raise CodecError(f"values: damaged: expected at most {room} of them; got {len(sparse['values'])}")
         return {
             "indices": np.pad(sparse["indices"], (0, missing), constant_values=like.size),
             "values": np.pad(sparse["values"], (0, missing)),
         }
 
-    return flat(Codec(init, encode, decode, pack=sparse_pack(coding), unpack=unpack))
+    return flat(Codec(init, encode, decode, pack=sparse_pack(coding), unpack=unpack, is_ragged=True))

@@ -111,7 +111,7 @@ def natural_dithering(
         norms = check_scales(payload["norms"], like, bucket_size)
         columns = like.size if bucket_size is None else min(bucket_size, like.size)
         rows = jnp.pad(codes, (0, norms.size * columns - like.size)).reshape(-1, columns).astype(jnp.uint32)
-        places = rows & (2 ** (bits - 1) - 1)
+        places = jnp.minimum(rows & (2 ** (bits - 1) - 1), levels)  # a damaged code may have more
         magnitudes = _powers(jnp.where(places > 0, places + (127 - levels), 0)) * norms[:, None]
         return from_blocks(jnp.where(rows >> (bits - 1) == 1, -magnitudes, magnitudes), like)
 

@@ -38,7 +38,7 @@ def random_bits(key: jax.Array, size: int) -> jax.Array:
 
     first, second = _words(key)
     counter = jax.lax.iota(jnp.uint32, size) * jnp.uint32(_GOLDEN)
-    words: jax.Array = _mix(_mix(counter + first) ^ second)
+    words: jax.Array = mixed(mixed(counter + first) ^ second)
     return words
 
 
@@ -87,12 +87,12 @@ def _words(key: jax.Array) -> list[Any]:
     for salt in _SALTS:
         value: Any = jnp.uint32(salt)
         for place in range(words.size):
-            value = _mix(value + jnp.uint32(_GOLDEN) ^ words[place])
+            value = mixed(value + jnp.uint32(_GOLDEN) ^ words[place])
         hashed.append(value)
     return hashed
 
 
-def _mix(value: Any) -> Any:
+def mixed(value: Any) -> Any:
     """Return a 32-bit word in which each bit depends on all of the given word's."""
     import jax.numpy as jnp
 

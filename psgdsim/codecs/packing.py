@@ -157,7 +157,7 @@ def unpack_trits(data: jax.Array, size: int) -> jax.Array:
     """Return the digits of base 3 in a vector of bytes.
 
     Args:
-        data: what `pack_trits` made.
+        data: what `pack_trits` made; bytes above 242, which it never makes, count as 242.
         size: how many digits.
 
     Raises:
@@ -168,7 +168,8 @@ def unpack_trits(data: jax.Array, size: int) -> jax.Array:
     _check(data, -(-size // TRITS), f"{size} digits of base 3")
     # ceil(2**16 / 3**j) finds the quotient of any byte by 3**j exactly, and quicker than a division.
     reciprocals = jnp.asarray([-(-(2**16) // 3**place) for place in range(TRITS)], jnp.uint32)
-    quotients = data[:, None].astype(jnp.uint32) * reciprocals >> 16
+    valid = jnp.minimum(data, 3**TRITS - 1)
+    quotients = valid[:, None].astype(jnp.uint32) * reciprocals >> 16
     return (quotients % 3).astype(jnp.uint8).reshape(-1)[:size]
 
 

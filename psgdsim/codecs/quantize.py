@@ -33,8 +33,8 @@ def qsgd(
     message is ||v||, and of each value a sign and the level. All arrays together are one vector of D values.
     Wire size, `fixed`: 32 ceil(D / d) + 8 ceil(D b / 8) bits, with b = 1 + ceil(lg(s + 1)). `elias`: 32 bits per
     bucket, then Elias omega codes of each bucket's number of levels above 0, plus one; and for each of these its
-    distance to the last, its sign and its level, rounded up to whole bytes; less than 3 D + 32 bits for s = sqrt(D) and
-    one bucket.
+    distance to the last, its sign and its level, rounded up to whole bytes; for s = sqrt(D) and one bucket, about 2.8 D
+    bits of a Gaussian vector.
     U(min(d / s^2, sqrt(d) / s)): unbiased, its variance exactly (||v|| / s)^2 sum_i p_i (1 - p_i) per bucket, where p_i
     is what s |v_i| / ||v|| is above an integer. Buckets of one value are lossless.
     Source: Alistarh, Grubic, Li, Tomioka and Vojnovic, "QSGD: Communication-Efficient SGD via Gradient Quantization and

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from psgdsim.codecs.noise import mixed
+
 if TYPE_CHECKING:
     import jax
 
@@ -183,13 +185,3 @@ def _permute(values: jax.Array, keys: jax.Array, half: int) -> jax.Array:
         left, right = right, left ^ (mixed(right ^ keys[i]) & mask)
     permuted: jax.Array = (left << half) | right
     return permuted
-
-
-def mixed(words: jax.Array) -> jax.Array:
-    """Return uint32 whose every bit depends on all bits of those given (the last steps of MurmurHash3)."""
-    import jax.numpy as jnp
-
-    words = (words ^ (words >> 16)) * jnp.uint32(0x85EBCA6B)
-    words = (words ^ (words >> 13)) * jnp.uint32(0xC2B2AE35)
-    result: jax.Array = words ^ (words >> 16)
-    return result

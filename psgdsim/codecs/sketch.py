@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from pydantic import Field
 
 from psgdsim.codecs.base import Codec, Reduction, flat, register_codec
-from psgdsim.codecs.selection import largest, mixed
+from psgdsim.codecs.noise import mixed
+from psgdsim.codecs.selection import largest
 from psgdsim.codecs.sparse_packing import num_kept
 from psgdsim.codecs.sparsify import Ratio
 

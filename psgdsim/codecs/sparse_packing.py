@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 from psgdsim.codecs.indices import Coding, pack_indices, unpack_indices
@@ -10,13 +11,13 @@ from psgdsim.errors import CodecError
 
 
 def num_kept(ratio: float, size: int) -> int:
-    """Return how many of `size` values a ratio keeps: at least one, rounded down.
+    """Return how many of `size` values a ratio, as it is written in decimals, keeps: at least one, rounded down.
 
     Example:
-        >>> num_kept(0.01, 250), num_kept(0.01, 5)
-        (2, 1)
+        >>> num_kept(0.01, 250), num_kept(0.01, 5), num_kept(0.29, 100)
+        (2, 1, 29)
     """
-    return max(1, int(ratio * size))
+    return max(1, int(Decimal(str(ratio)) * size))
 
 
 def sparse_pack(coding: Coding) -> Callable[[Any, Any], dict[str, Any]]:
@@ -72,6 +73,6 @@ def _checked_raw(indices: Any, count: int, size: int) -> Any:
 
     if getattr(indices, "dtype", None) != np.int32 or indices.shape != (count,):
         raise CodecError(f"indices: truncated or damaged: expected {count} of int32; got {indices!r:.80}")
-    if count and (indices[0] < 0 or indices[-1] >= size or (np.diff(indices) <= 0).any()):
+    if count and (indices[0] < 0 or indices[-1] >= size or (np.diff(indices.astype(np.int64)) <= 0).any()):
         raise CodecError(f"indices: damaged: expected {count} ascending numbers of 0 to {size - 1}")
     return indices

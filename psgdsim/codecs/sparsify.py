@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,8 @@ def top_k(ratio: Ratio = 0.01, index_coding: Coding = "raw") -> Codec:
     of them about 40k at a ratio of 1 % and 43.5k at 0.1 %.
     A contraction with delta = k/D: ||C(x) - x||^2 <= (1 - k/D) ||x||^2, with equality where all magnitudes are equal.
     Biased, so wrap it in `error_feedback`.
+    Indices of a damaged message are refused; but not `raw` ones, which are never looked at on the host: values at
+    places that do not exist are dropped, and of several at one place a single one counts.
     Source: Aji and Heafield, "Sparse Communication for Distributed Gradient Descent", EMNLP 2017, arXiv 1704.05021;
     Stich et al., "Sparsified SGD with Memory", NeurIPS 2018, arXiv 1809.07599.
 
@@ -52,11 +55,18 @@ def _count_of(ratio: float) -> Callable[[Any], int]:
 
 
 def place_values(payload: dict[str, Any], like: jax.Array) -> jax.Array:
-    """Return zeros of the shape of `like` with the payload's values at its indices; beyond the end they are dropped."""
+    """Return zeros of the shape of `like` with the payload's values at its indices.
+
+    Nothing is promised of the indices, which may come from a damaged message: values at negative ones and at those
+    beyond the end are dropped, and of several at one place a single one counts, on a CPU the last.
+    """
     import jax.numpy as jnp
 
-    at = jnp.zeros_like(like).at[payload["indices"]]
-    placed: jax.Array = at.set(payload["values"], mode="drop", indices_are_sorted=True, unique_indices=True)
+    indices = payload["indices"]
+    # A negative index would count from the end.
+    placed: jax.Array = (
+        jnp.zeros_like(like).at[jnp.where(indices < 0, like.size, indices)].set(payload["values"], mode="drop")
+    )
     return placed
 
 
@@ -180,4 +190,4 @@ def threshold(value: Annotated[float, Field(ge=0)] = 0.001, index_coding: Coding
         values[sparse["indices"]] = sparse["values"]
         return {"values": values}
 
-    return flat(stateless(encode, decode, pack=pack, unpack=unpack))
+    return flat(dataclasses.replace(stateless(encode, decode, pack=pack, unpack=unpack), is_ragged=True))

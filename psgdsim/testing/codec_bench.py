@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from psgdsim import wire
+from psgdsim import trees, wire
 from psgdsim.codecs.base import Codec, codecs
 from psgdsim.errors import ScenarioError
 from psgdsim.registry import REQUIRED
@@ -149,14 +149,14 @@ def _measure(spec: str, codec: Codec, vector: np.ndarray, copy_time: float) -> M
 
     def coded(seed: int) -> Any:
         payload, _ = encode(update, start, jax.random.key(seed))
-        return wait(payload) if codec.pack is None else codec.pack(_on_host(payload), vector)
+        return wait(payload) if codec.pack is None else codec.pack(trees.numbers(payload), vector)
 
     def decoded(payload: Any) -> Any:
         received = payload if codec.unpack is None else codec.unpack(payload, vector)
         return wait(decode(received, start, update)[0])
 
     payloads = [coded(seed) for seed in range(NUM_KEYS)]
-    frames = [len(wire.pack(_on_host(payload))) for payload in payloads]
+    frames = [len(wire.pack(trees.numbers(payload))) for payload in payloads]
     errors = [np.asarray(decoded(payload)) - vector for payload in payloads]
     error, bias = _error_and_bias(errors, vector)
     encode_time = _shortest(lambda: coded(0))
@@ -187,10 +187,3 @@ def _shortest(call: Callable[[], Any]) -> float:
         call()
         durations.append(time.perf_counter() - start)
     return min(durations)
-
-
-def _on_host(payload: Any) -> Any:
-    import jax
-    import numpy as np
-
-    return jax.tree.map(np.asarray, payload)

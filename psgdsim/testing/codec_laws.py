@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from psgdsim import wire
+from psgdsim import trees, wire
 from psgdsim.codecs.base import Codec
 from psgdsim.testing.checks import Check, at_most, compare
 from psgdsim.testing.codec_rows import CodecRow
@@ -36,6 +36,8 @@ def check_row(row: CodecRow) -> Iterator[Check]:
     """
     codec = row.make()
     yield check_bits(row, codec)
+    if row.packed_bits is not None:
+        yield check_packed_bits(row, codec, row.packed_bits)
     if row.omega is not None:
         yield from check_unbiased(row, codec, row.omega(DIM))
     if row.delta is not None:
@@ -93,12 +95,31 @@ def check_bits(row: CodecRow, codec: Codec) -> Check:
 
     got = []
     for size in SIZES:
-        like = np.zeros(size, np.float32)
+        like = np.zeros(row.shape(size), np.float32)
         payload, _ = jax.eval_shape(codec.encode, like, codec.init(like), jax.random.key(0))
         got.append(8 * wire.tensor_nbytes(payload))
     sizes = ", ".join(map(str, SIZES))
     expected = " ".join(str(row.bits(size)) for size in SIZES)
     return Check(f"{row.label}: bits of {sizes} values", expected, " ".join(map(str, got)), "its docstring")
+
+
+def check_packed_bits(row: CodecRow, codec: Codec, bound: Callable[[np.ndarray], int]) -> Check:
+    """Compare the sizes of packed messages with what they take at most, for a short Gaussian vector and a long one.
+
+    Args:
+        row: the codec's row.
+        codec: what its `make` returns.
+        bound: bits for a vector.
+    """
+    import jax
+
+    worst = -math.inf
+    for size in SIZES[-2:]:
+        vector = examples(size)["normal"]
+        payload, _ = codec.encode(vector, codec.init(vector), jax.random.key(0))
+        packed: Any = codec.pack and codec.pack(trees.numbers(payload), vector)
+        worst = max(worst, 8 * wire.tensor_nbytes(packed) - bound(vector))
+    return at_most(f"{row.label}: packed bits, less the bound", 0, worst, "its docstring")
 
 
 def check_unbiased(row: CodecRow, codec: Codec, omega: float) -> Iterator[Check]:
@@ -113,7 +134,7 @@ def check_unbiased(row: CodecRow, codec: Codec, omega: float) -> Iterator[Check]
 
     worst, variances = 0.0, []
     for vector in examples().values():
-        errors = np.asarray(decode_many(codec, vector), np.float64) - vector
+        errors = _errors(row, codec, vector)
         worst = max(worst, z_score(errors, vector))
         shares = np.sum(errors**2, axis=1) / np.sum(vector.astype(np.float64) ** 2)
         variances.append(shares.mean() - MAX_Z * shares.std() / math.sqrt(len(shares)))
@@ -142,7 +163,7 @@ def check_contraction(row: CodecRow, codec: Codec, delta: float) -> Check:
 
     worst = 0.0
     for vector in examples().values():
-        errors = np.asarray(decode_many(codec, vector), np.float64) - vector
+        errors = _errors(row, codec, vector)
         shares = np.sum(errors**2, axis=1) / np.sum(vector.astype(np.float64) ** 2)
         worst = max(worst, float(shares.mean() - MAX_Z * shares.std() / math.sqrt(len(shares))))
     return at_most(f"{row.label}: error / ||x||^2", 1 - delta + 1e-6, worst, "C(delta), less 5 standard errors")
@@ -152,10 +173,30 @@ def check_symmetries(row: CodecRow, codec: Codec) -> Iterator[Check]:
     """Check that the codec is odd and scales with its update, where its row says so."""
     import numpy as np
 
-    vector = examples()["normal"]
-    decoded = np.asarray(decode_many(codec, vector, 8))
-    factors = {-1.0: row.is_odd, 2.0: row.is_scale_equivariant, 0.5: row.is_scale_equivariant}
+    normal = examples()["normal"]
+    with_zeros = np.where(np.arange(DIM) % 3 == 0, np.float32(0), normal)
+    is_odd, is_equivariant = row.is_odd, row.is_scale_equivariant
+    yield from _symmetries(row, codec, normal, {-1.0: is_odd, 2.0: is_equivariant, 0.5: is_equivariant})
+    for check in _symmetries(row, codec, with_zeros, {-1.0: is_odd and row.is_odd_with_zeros}):
+        yield check._replace(name=f"{check.name}, some of x are 0")
+
+
+def _symmetries(row: CodecRow, codec: Codec, vector: np.ndarray, factors: dict[float, bool]) -> Iterator[Check]:
+    """Check that a vector times each factor that is promised decodes to what it decodes to times the factor."""
+    import numpy as np
+
+    update = vector.reshape(row.shape(vector.size))
+    decoded = np.asarray(decode_many(codec, update, 8))
     for factor in (factor for factor, is_promised in factors.items() if is_promised):
-        got = np.asarray(decode_many(codec, np.float32(factor) * vector, 8))
+        got = np.asarray(decode_many(codec, np.float32(factor) * update, 8))
         off = float(np.max(np.abs(got - np.float32(factor) * decoded)))
         yield compare(f"{row.label}: C({factor:g} x) - {factor:g} C(x)", 0.0, off, "symmetry", 0.0)
+
+
+def _errors(row: CodecRow, codec: Codec, vector: np.ndarray) -> np.ndarray:
+    """Return what decoding is off by under many keys, `(key, value)`, float64."""
+    import numpy as np
+
+    decoded = np.asarray(decode_many(codec, vector.reshape(row.shape(vector.size))), np.float64)
+    errors: np.ndarray = decoded.reshape(-1, vector.size) - vector
+    return errors

@@ -51,6 +51,13 @@ def test_error_feedback_of_what_adds_up_adds_up():
     assert not error_feedback(top_k()).is_summable
 
 
+@pytest.mark.parametrize("make", [ef21, diana])
+def test_differences_add_up_only_where_no_sum_is_rounded(make):
+    assert make(identity()).is_summable
+    assert not make(codecs.cast()).is_summable
+    assert not make(random_k()).is_summable
+
+
 def test_dgc_without_momentum_is_error_feedback():
     one, other = Ends(dgc(ratio=0.05, momentum=0), normals(100)), Ends(error_feedback(top_k(ratio=0.05)), normals(100))
     for step in range(STEPS):
@@ -119,6 +126,15 @@ def test_dgc_clips_and_warms_up():
             assert ends.payload["values"].shape == (250,)
     assert counts == [250, 250, 62, 62, 15, 15, 4, 4, 1, 1]
     np.testing.assert_allclose(Ends(dgc(ratio=1, momentum=0, clip=2 * norm), update).send(update), update, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "warmup_steps", "expected"),
+    [(0.05, 4, [250, 62, 50, 50, 50, 50]), (0.3, 4, [300] * 6), (0.01, 2, [250, 15, 10, 10, 10, 10])],
+)
+def test_a_warm_up_sends_no_less_than_later(ratio, warmup_steps, expected):
+    ends = Ends(dgc(ratio=ratio, momentum=0, warmup_steps=warmup_steps), normals(1000))
+    assert [np.count_nonzero(ends.send(normals(1000, step))) for step in range(6)] == expected
 
 
 def quadratics(num_ranks=5, size=20):
@@ -196,6 +212,43 @@ def test_a_chain_sends_few_values_in_few_bits():
     top = Ends(top_k(ratio=0.01), vector).send(vector)
     np.testing.assert_array_equal(ends.send(vector), top.astype(np.float16).astype(np.float32))
     assert 8 * wire.tensor_nbytes(ends.payload) == pytest.approx(100 * (16 + 8.15), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        codecs.threshold(2.5),
+        error_feedback(codecs.threshold(2.5)),
+        dgc(ratio=0.01, warmup_steps=4),
+        codecs.layers({"default": codecs.leafwise(codecs.threshold(2.5))}),
+        codecs.chain([identity(), codecs.threshold(2.5)]),
+        codecs.compressed(top_k()),
+    ],
+)
+def test_what_sends_now_more_and_now_fewer_floats_cannot_begin_a_chain(first):
+    with pytest.raises(ValueError, match=r"send as many floats in each message, .*; got another as number 2 of 3"):
+        codecs.chain([identity(), first, codecs.cast()])
+    codecs.chain([identity(), first])
+
+
+def test_a_chain_after_momenta_follows_them():
+    ends = Ends(codecs.chain([dgc(ratio=0.01), codecs.cast("float16")]), normals(1000))
+    other = Ends(dgc(ratio=0.01), normals(1000))
+    for step in range(5):
+        sent = other.send(normals(1000, step))
+        np.testing.assert_array_equal(ends.send(normals(1000, step)), sent.astype(np.float16).astype(np.float32))
+
+
+@pytest.mark.parametrize("structured", [codecs.power_sgd(), codecs.layers({"default": identity()})])
+def test_codecs_made_of_one_that_looks_at_arrays_look_at_arrays(structured):
+    assert structured.is_structured
+    around = [error_feedback, ef21, diana, momentum_correction, codecs.leafwise, codecs.compressed]
+    for make in around:
+        assert make(structured).is_structured
+        assert not make(top_k()).is_structured
+    assert codecs.chain([structured, codecs.cast()]).is_structured
+    assert codecs.chain([codecs.cast(), structured]).is_structured
+    assert not codecs.flat(structured).is_structured
 
 
 def test_unbiased_codecs_in_a_chain_multiply_their_variances():

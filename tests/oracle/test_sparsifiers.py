@@ -11,6 +11,7 @@ from coding import Ends, normals
 from psgdsim import wire
 from psgdsim.codecs import random_k, selection, threshold, top_k
 from psgdsim.codecs.indices import Coding
+from psgdsim.codecs.sparse_packing import num_kept
 
 CODINGS = [each for each in Coding.__args__ if each != "raw"]
 
@@ -128,3 +129,22 @@ def test_threshold_drops_no_more_than_its_value(coding, value):
 def test_threshold_sends_what_is_no_number():
     vector = np.asarray([np.nan, 1, np.inf, 0], np.float32)
     np.testing.assert_array_equal(Ends(threshold(2.0), vector).send(vector), [np.nan, 0, np.inf, 0])
+
+
+def test_a_share_is_that_of_the_decimals():
+    for percent in range(1, 101):
+        for size in (1, 7, 100, 12_345, 10**9):
+            assert num_kept(percent / 100, size) == max(1, percent * size // 100)
+    assert num_kept(0.29, 100) == 29
+
+
+def test_raw_indices_that_no_sender_makes_do_no_harm():
+    codec, like = top_k(ratio=0.6), np.zeros(10, np.float32)
+    payload = {
+        "indices": np.asarray([-1, 5000, 5, 5, 2, -(2**31)], np.int32),
+        "values": np.arange(1, 7, dtype=np.float32),
+    }
+    expected = np.zeros(10)
+    expected[[5, 2]] = [4, 5]
+    for decode in (codec.decode, jax.jit(codec.decode)):
+        np.testing.assert_array_equal(decode(payload, codec.init(like), like)[0], expected)

@@ -25,6 +25,8 @@ PACKED = {
     "layers": layers({"bias": codecs.identity(), "default": threshold(1.0, "delta")}),
     "chain": chain([top_k(0.1, "auto"), codecs.cast()]),
     "chain of packed codecs": chain([top_k(0.5, "rice"), codecs.qsgd(coding="elias", bucket_size=None)]),
+    "qsgd": codecs.qsgd(coding="elias", levels=5, bucket_size=50),
+    "compressed and larger than the update": compressed(codecs.count_sketch()),
     "compressed": compressed(codecs.sign()),
     "compressed and packed": compressed(threshold(1.0, "auto")),
 }
@@ -90,6 +92,43 @@ def test_flipped_bits_are_refused_or_give_a_payload_of_the_right_shapes(packed, 
     except CodecError:
         return
     assert shapes(received) == shapes(payload)
+
+
+HOSTILE = {
+    np.dtype(np.float32): [np.nan, np.inf, -1e38, 0.0],
+    np.dtype(np.int32): [2**31 - 1, -(2**31), -1, 0, 5, 119, 120],
+    np.dtype(jax.numpy.bfloat16): [np.nan, 0.0],
+    np.dtype(np.uint8): [0, 1, 2, 3, 127, 128, 255],
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+@settings(max_examples=100)
+@given(data=st.data())
+def test_any_values_are_refused_or_give_a_payload_of_the_right_shapes(packed, name, data):
+    payload, sent = packed[name]
+    leaves, structure = jax.tree.flatten(sent)
+    place = data.draw(st.sampled_from(vectors_of(sent)))
+    kind = leaves[place].dtype
+    size = data.draw(st.one_of(st.just(leaves[place].size), st.integers(0, 200)))
+    few = st.lists(st.sampled_from(HOSTILE[kind]), min_size=1, max_size=8)
+    other = st.sampled_from([None, np.zeros((), kind), np.zeros((2, 3), kind), np.zeros(size, np.int64)])
+    leaves[place] = data.draw(st.one_of(few.map(lambda values: np.resize(np.asarray(values, kind), size)), other))
+    try:
+        received = PACKED[name].unpack(jax.tree.unflatten(structure, leaves), LIKE)
+    except CodecError:
+        return
+    if not name.startswith(("layers", "chain")):  # what they send as it is comes back as it is, checked with the rest
+        assert shapes(received) == shapes(payload)
+
+
+def test_more_values_than_a_warm_up_sends_are_refused():
+    codec = PACKED["dgc"]
+    hostile = {"indices": np.arange(40, dtype=np.int32), "values": np.ones(40, np.float32)}
+    with pytest.raises(CodecError, match="values: damaged: expected at most 30 of them; got 40"):
+        dgc(0.05, warmup_steps=2).unpack(hostile, LIKE)
+    with pytest.raises(CodecError):
+        codec.unpack(hostile, LIKE)
 
 
 @pytest.mark.parametrize("name", PACKED)

@@ -40,6 +40,11 @@ def test_five_digits_of_base_3_are_a_byte(size, seed):
     np.testing.assert_array_equal(jax.jit(packing.unpack_trits, static_argnums=1)(data, size), trits)
 
 
+def test_bytes_that_are_no_digits_of_base_3_count_as_the_last_that_is():
+    data = np.asarray([242, 243, 255], np.uint8)
+    np.testing.assert_array_equal(packing.unpack_trits(data, 15), np.full(15, 2))
+
+
 def test_what_is_no_bit_string_is_refused():
     data = np.zeros(4, np.uint8)
     for unpack in (packing.unpack_codes, packing.unpack_on_host):

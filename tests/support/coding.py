@@ -31,3 +31,16 @@ class Ends:
             self.payload, received = packed, self.codec.unpack(packed, self.like)
         decoded, self.decoder = self._decode(received, self.decoder, self.like)
         return jax.tree.map(np.asarray, decoded)
+
+
+def vector_of(*values: float) -> np.ndarray:
+    return np.asarray(values, np.float32)
+
+
+def coded(codec: Any, vector: np.ndarray, seed: int = 0) -> Any:
+    payload, _ = jax.jit(codec.encode)(vector, codec.init(vector), jax.random.key(seed))
+    return jax.tree.map(np.asarray, payload)
+
+
+def decoded(codec: Any, vector: np.ndarray, seed: int = 0) -> np.ndarray:
+    return np.asarray(jax.jit(codec.decode)(coded(codec, vector, seed), codec.init(vector), vector)[0])
