@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from psgdsim import rng, trees
 from psgdsim.codecs.base import Codec
+from psgdsim.codecs.shapes import payload_shapes
 from psgdsim.compilation import lazy_jit
 from psgdsim.errors import CodecError
 from psgdsim.node import Kernel
@@ -76,7 +77,7 @@ class Coding:
 
         def encode_at(update: Any, state: Any, rank: int, step: int) -> Any:
             payload, after, mark = encode(update, state, base(), rank, step)
-            if pack is not None:
+            if pack is not None:  # it needs the numbers: a simulation cannot trace that, and calls this as it is
                 payload = pack(trees.numbers(payload), update)
             return (payload, after), mark
 
@@ -159,10 +160,7 @@ class Coding:
         """Raise unless a payload looks like one of this codec's; costs nothing once compiled."""
         import jax
 
-        def encode(update: Any) -> Any:
-            return self.codec.encode(update, self.codec.init(update), jax.random.key(0))[0]
-
-        expected = jax.eval_shape(encode, jax.eval_shape(lambda tree: tree, like))
+        expected = payload_shapes(self.codec, like)
         structures = [str(jax.tree.structure(tree)) for tree in (payload, expected)]
         if structures[0] != structures[1]:
             raise CodecError(f"a payload has the structure {structures[0]}; expected {structures[1]}")
