@@ -50,7 +50,7 @@ def bench(
         Path | None, typer.Option(metavar="FILE", help="Draw errors against bits: .png, .svg or .pdf.")
     ] = None,
 ) -> None:
-    """Measure bits, errors and speed of codecs on a Gaussian vector.
+    """Measure bits, errors and speed of codecs on a Gaussian vector; those that look at shapes get it as a matrix.
 
     GB/s are float32 values that are coded, and `of copy` is that over the speed of a copy in memory. `on link`: how
     many times sooner a message is there than plain float32 values, coding included; `below`: on slower links it is

@@ -135,7 +135,13 @@ def measure_all(specs: Mapping[str, Codec], dim: int) -> Iterator[Measurement]:
     vector = np.random.default_rng(0).standard_normal(dim).astype(np.float32)
     copy_time = _shortest(vector.copy)
     for spec, codec in specs.items():
-        yield _measure(spec, codec, vector, copy_time)
+        yield _measure(spec, codec, _as_matrix(vector) if codec.is_structured else vector, copy_time)
+
+
+def _as_matrix(vector: np.ndarray) -> np.ndarray:
+    """Return a vector as a matrix that is as square as its length allows, for codecs that look at shapes."""
+    rows = max(each for each in range(1, math.isqrt(vector.size) + 1) if vector.size % each == 0)
+    return vector.reshape(rows, -1)
 
 
 def _measure(spec: str, codec: Codec, vector: np.ndarray, copy_time: float) -> Measurement:

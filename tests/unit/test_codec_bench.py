@@ -32,6 +32,11 @@ def test_bits_error_and_bias():
     assert all(row.encode_rate > 0 and row.decode_rate > 0 for row in rows.values())
 
 
+def test_codecs_that_look_at_shapes_get_a_matrix():
+    [row] = measure_all({"power_sgd": codecs.power_sgd(rank=1)}, 4096)
+    assert 32 * 2 * 64 / 4096 < row.bits < 32 * 2 * 64 / 4096 + 0.5
+
+
 def test_when_a_codec_pays():
     row = Measurement("one", 1000, bits=8.0, error=0.1, bias=0.0, encode_time=3e-6, decode_time=1e-6, copy_time=1e-6)
     assert row.break_even == pytest.approx(24 * 1000 / 4e-6)
