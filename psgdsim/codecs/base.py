@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from psgdsim.errors import CodecError
@@ -46,10 +46,15 @@ class Reduction:
             before; a pytree of float arrays whose shapes depend only on those of `update`.
         finish: `(update, state, totals, world_size) -> (sum of the updates as decoded, state)`, given the sums of all
             rounds.
+        largest: the rounds, from 0, that find the largest of each value over all ranks instead of the sum; every rank
+            sends these to all others.
+        max_ranks: of how many ranks at most the sums are right; None for any number.
     """
 
     rounds: tuple[Callable[[PyTree, State, tuple[Payload, ...], jax.Array], Payload], ...]
     finish: Callable[[PyTree, State, tuple[Payload, ...], Any], tuple[PyTree, State]]
+    largest: frozenset[int] = frozenset()
+    max_ranks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,7 @@ def _leafwise_reduction(reduction: Reduction) -> Reduction:
         ]
         return jax.tree.unflatten(structure, [leaf for leaf, _ in ends]), [after for _, after in ends]
 
-    return Reduction(tuple(each_leaf(start) for start in reduction.rounds), finish)
+    return replace(reduction, rounds=tuple(each_leaf(start) for start in reduction.rounds), finish=finish)
 
 
 @register_codec("flat")
@@ -280,4 +285,4 @@ def _flat_reduction(reduction: Reduction) -> Reduction:
         total, state = reduction.finish(vector, state, totals, world_size)
         return unravel(total), state
 
-    return Reduction(tuple(as_vector(start) for start in reduction.rounds), finish)
+    return replace(reduction, rounds=tuple(as_vector(start) for start in reduction.rounds), finish=finish)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from psgdsim.codecs.base import Codec, Reduction, register_codec
@@ -83,4 +84,4 @@ def _compensated(reduction: Reduction) -> Reduction:
         residual = jax.tree.map(lambda p, s: p - s / world_size, compensated, total)
         return total, (residual, encoder, state[2])
 
-    return Reduction(tuple(of_compensated(start) for start in reduction.rounds), finish)
+    return replace(reduction, rounds=tuple(of_compensated(start) for start in reduction.rounds), finish=finish)

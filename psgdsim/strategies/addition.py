@@ -72,6 +72,13 @@ class Addition:
                 "expected 'broadcast', or a codec whose payloads can be added, such as identity, cast, random_k, "
                 "power_sgd or count_sketch"
             )
+        if self.algorithm != "broadcast" and not codec.is_summable and codec.reduction is not None:
+            most = codec.reduction.max_ranks
+            if most is not None and world_size > most:
+                raise ValueError(
+                    f"algorithm: {self.algorithm!r} adds payloads of this codec for at most {most} ranks: expected "
+                    f"'broadcast' with world_size {world_size}"
+                )
         _check_settings(self.algorithm, world_size, self.group_size, self.segments)
 
     async def start(
@@ -166,6 +173,7 @@ class _Rounds:
         self._node, self._name, self._total, self._state = node, name, total, state
         self._guard = task.uplink.guard
         self._rounds, self._finish = _reduction_kernels(task.codec, task.seed)
+        self._largest = task.codec.reduction.largest if task.codec.reduction is not None else frozenset()
 
     async def __call__(self, part: Any, step: int) -> Any:
         node = self._node
@@ -173,11 +181,18 @@ class _Rounds:
         totals: tuple[Any, ...] = ()
         for i, start in enumerate(self._rounds):
             payload = await node.compute(start, part, self._state, totals, node.rank, step)
-            vector = await node.compute(collectives.RAVEL, payload)
-            total = await node.collective(self._total, vector, tag=f"{self._name} {step}.{i}")
-            totals = (*totals, await node.compute(collectives.UNRAVEL, total, payload))
+            add = self._find_largest if i in self._largest else self._add
+            totals = (*totals, await add(payload, f"{self._name} {step}.{i}"))
         update, self._state = await node.compute(self._finish, part, self._state, totals, node.world_size)
         return update
+
+    async def _add(self, payload: Any, tag: str) -> Any:
+        vector = await self._node.compute(collectives.RAVEL, payload)
+        total = await self._node.collective(self._total, vector, tag=tag)
+        return await self._node.compute(collectives.UNRAVEL, total, payload)
+
+    async def _find_largest(self, payload: Any, tag: str) -> Any:
+        return await self._node.compute(LARGEST, await collectives.all_gather(self._node, payload, tag=tag))
 
 
 @functools.lru_cache(maxsize=16)
@@ -202,3 +217,13 @@ def _reduction_kernels(codec: Codec, seed: int) -> _ReductionKernels:
 
     rounds = tuple(kernel(i, start) for i, start in enumerate(reduction.rounds))
     return rounds, Kernel("end of the sum", lazy_jit(reduction.finish), "codec")
+
+
+def _largest(trees: list[Any]) -> Any:
+    import jax
+
+    return jax.tree.map(lambda *leaves: functools.reduce(jax.numpy.maximum, leaves), *trees)
+
+
+LARGEST: Final = Kernel("largest", lazy_jit(_largest))
+"""`(trees) -> tree`: the largest of each value."""

@@ -47,6 +47,10 @@ TWINS = {
             "codec={kind: error_feedback, codec: {kind: random_k, ratio: 0.1}}",
         ],
     ),
+    "a scale that all ranks share, around a ring": (
+        BASE,
+        [*SMALL, "strategy={kind: all_reduce, algorithm: ring}", "codec={kind: terngrad}"],
+    ),
     "messages of different lengths, a codec per layer": (
         BASE,
         [
