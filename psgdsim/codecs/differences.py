@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -81,13 +82,12 @@ def _differences(codec: Codec, alpha: float) -> Codec:
         update = jax.tree.map(lambda h, m: h + m, memory, received)
         return update, (learn(memory, received), encoder, decoder)
 
-    return Codec(
-        init,
-        encode,
-        decode,
-        codec.is_identity,
-        pack=codec.pack,
-        unpack=codec.unpack,
-        is_structured=codec.is_structured,
-        is_ragged=codec.is_ragged,
+    return replace(
+        codec,
+        init=init,
+        encode=encode,
+        decode=decode,
+        is_summable=codec.is_identity,
+        is_identity=False,
+        reduction=None,
     )

@@ -49,16 +49,13 @@ def error_feedback(codec: Codec) -> Codec:
         update, decoder = codec.decode(payload, decoder, like)
         return update, (residual, decoder, echo)
 
-    return Codec(
-        init,
-        encode,
-        decode,
-        codec.is_summable,
-        pack=codec.pack,
-        unpack=codec.unpack,
+    return replace(
+        codec,
+        init=init,
+        encode=encode,
+        decode=decode,
+        is_identity=False,
         reduction=None if codec.reduction is None else _compensated(codec.reduction),
-        is_structured=codec.is_structured,
-        is_ragged=codec.is_ragged,
     )
 
 

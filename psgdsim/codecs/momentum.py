@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 from pydantic import Field
@@ -91,15 +92,13 @@ def momentum_correction(
         update, decoder = codec.decode(payload, state.encoder, like)
         return update, state._replace(encoder=decoder)
 
-    return Codec(
-        init,
-        encode,
-        decode,
-        codec.is_summable,
-        pack=codec.pack,
-        unpack=codec.unpack,
-        is_structured=codec.is_structured,
-        is_ragged=codec.is_ragged,
+    return replace(
+        codec,
+        init=init,
+        encode=encode,
+        decode=decode,
+        is_identity=False,
+        reduction=None,
     )
 
 
