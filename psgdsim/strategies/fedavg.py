@@ -125,7 +125,7 @@ class _Client:
             if job is not None:
                 await self._end(job)
             if params is None:
-                if self._rounds.may_be_late:
+                if self._rounds.has_farewells:
                     await node.send(self._server, FAREWELL, tag=PUSH)
                 return
             job = node.spawn(self._take_part(params, number))

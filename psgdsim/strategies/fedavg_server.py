@@ -43,9 +43,9 @@ class Rounds:
     tolerated: tuple[type[PeerLost], ...]
 
     @property
-    def may_be_late(self) -> bool:
-        """Whether an update may come after its round."""
-        return self.timeout is not None
+    def has_farewells(self) -> bool:
+        """Whether clients take leave: an update may come after its round, or a client come back after the last."""
+        return self.timeout is not None or bool(self.tolerated)
 
 
 class RoundServer:
@@ -85,10 +85,10 @@ class RoundServer:
         await self._dismiss(number + 1)
 
     async def _dismiss(self, number: int) -> None:
-        """Tell all clients to end; read what they have sent until they take leave, where something may come late."""
+        """Tell all clients to end; where something may come late, read until they have taken leave."""
         left = set(self._present())
         await self._node.gather(*[self._call(client, None, number) for client in sorted(left)])
-        while self._rounds.may_be_late and left - self._gone:
+        while self._rounds.has_farewells and left - self._gone:
             message = await self._receive(None)
             if message is not None and message.payload is None:  # it has crashed and come back
                 left.add(message.src)

@@ -9,10 +9,21 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from psgdsim.codecs.base import Codec
-from psgdsim.data.order import split_rows
+from psgdsim.errors import PeerLost
 from psgdsim.node import Node
 from psgdsim.strategies.base import Strategy, register_strategy
-from psgdsim.strategies.lazy_base import LAPSE, SIZE, History, LazyServer, LazyWorker, Pace, Xi
+from psgdsim.strategies.lazy_base import (
+    LAPSE,
+    SIZE,
+    TOLERATED,
+    History,
+    LazyWorker,
+    OnPeerLoss,
+    Pace,
+    Xi,
+    needs_all,
+)
+from psgdsim.strategies.lazy_server import LazyServer
 from psgdsim.task import Task
 
 Trigger = Literal["worker", "server"]
@@ -28,6 +39,7 @@ def lag(
     xi: Xi | None = None,
     history: History = 10,
     smoothness: Smoothness | tuple[Smoothness, ...] | None = None,
+    on_peer_loss: OnPeerLoss = "fail",
 ) -> Strategy:
     """Step with the last gradient that each worker has sent, and have only those sent that have changed enough: LAG.
 
@@ -58,6 +70,10 @@ def lag(
         history: over how many of the last steps w's way is added up, D.
         smoothness: L_i of every worker's mean loss, one number or one per worker; estimated from what has been sent, as
             the largest ||d_i|| per length so far, if null. Only with trigger `server`.
+        on_peer_loss: `fail`, a worker that is lost ends the run; `drop`, the server forgets what it had of one that is
+            lost, and steps with the mean over the others, sum_i h_i times rows / (their rows). One that has come back
+            is called from the next step on, and sends its whole gradient first; of w's way it knows what it has seen
+            since. So begins each worker, with a message more each way, and so it ends, with one more.
     """
     if trigger == "worker" and smoothness is not None:
         raise ValueError(f"smoothness: only with trigger 'server'; got trigger {trigger!r}")
@@ -68,18 +84,27 @@ def lag(
                 f"smoothness: expected one number or {world_size} of them (world_size); got {len(smoothness)}"
             )
 
+    tolerated = TOLERATED[on_peer_loss]
     rule = functools.partial(Pace, xi=XI[trigger] if xi is None else xi, history=history)
 
     async def worker(node: Node, task: Task) -> None:
-        await LazyWorker(node, task, rule(node, task) if trigger == "worker" else None).run()
+        await LazyWorker(node, task, rule(node, task) if trigger == "worker" else None, tolerated).run()
 
     async def server(node: Node, task: Task) -> None:
         if trigger == "worker":
-            await LazyServer(node, task).run()
+            await LazyServer(node, task, tolerated).run()
         else:
-            await _AskingServer(node, task, rule(node, task), smoothness).run()
+            await _AskingServer(node, task, tolerated, rule(node, task), smoothness).run()
 
-    return Strategy(worker, check, server=server, num_servers=1, is_lock_step=False)
+    return Strategy(
+        worker,
+        check,
+        server=server,
+        num_servers=1,
+        is_lock_step=False,
+        survives_loss=bool(tolerated),
+        needs_all=needs_all("lag"),
+    )
 
 
 class _AskingServer(LazyServer):
@@ -88,17 +113,24 @@ class _AskingServer(LazyServer):
     Args:
         node: its node.
         task: what is trained.
+        tolerated: the errors that do not end the run.
         pace: what a change must exceed.
         smoothness: as in `lag`.
     """
 
-    def __init__(self, node: Node, task: Task, pace: Pace, smoothness: float | tuple[float, ...] | None) -> None:
-        super().__init__(node, task)
+    def __init__(
+        self,
+        node: Node,
+        task: Task,
+        tolerated: tuple[type[PeerLost], ...],
+        pace: Pace,
+        smoothness: float | tuple[float, ...] | None,
+    ) -> None:
+        super().__init__(node, task, tolerated)
         self._pace = pace
-        rows = split_rows(task.global_rows, node.world_size)
         each = smoothness if isinstance(smoothness, tuple) else [smoothness or 0.0] * node.world_size
         self._is_estimating = smoothness is None
-        self._smoothness = [one * num / task.global_rows for one, num in zip(each, rows, strict=True)]
+        self._smoothness = [one * num / task.global_rows for one, num in zip(each, self._rows, strict=True)]
         self._read: list[Any] = [None] * node.world_size  # the parameters that each was called with last
         self._ways: dict[int, float] = {}  # squared, from there to the present ones, of those that are called
 
@@ -107,7 +139,7 @@ class _AskingServer(LazyServer):
         known = [worker for worker, read in enumerate(self._read) if read is not None]
         ways = [await self._node.compute(LAPSE, params, self._read[worker], 1.0) for worker in known]
         self._ways = dict(zip(known, map(float, await self._node.read(ways)), strict=True))
-        asked = [worker for worker in range(self._node.world_size) if self._may_matter(worker, limit)]
+        asked = [worker for worker in sorted(self._there) if self._may_matter(worker, limit)]
         for worker in asked:
             self._read[worker] = params
         return asked
@@ -124,3 +156,8 @@ class _AskingServer(LazyServer):
             size = float(await self._node.read(await self._node.compute(SIZE, change)))
             self._smoothness[worker] = max(self._smoothness[worker], (size / self._ways[worker]) ** 0.5)
         return change
+
+    def _forget(self, worker: int) -> None:
+        """Forget also what it was called with last, but not how smooth its loss is: it has the rows that it had."""
+        super()._forget(worker)
+        self._read[worker] = None

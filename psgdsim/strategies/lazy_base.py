@@ -1,17 +1,17 @@
-"""The programs of lazily aggregated gradients: workers that send what has changed enough, and their server."""
+"""What lazily aggregated gradients share: the rule of when to send, its kernels, and the worker."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import itertools
 from collections import deque
-from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
 from psgdsim.compilation import lazy_jit
 from psgdsim.data.order import split_rows
+from psgdsim.errors import PeerLost
 from psgdsim.node import Kernel, Node
 from psgdsim.optimizers import LearningRateSchedule
 from psgdsim.strategies.local_sgd import MOVE
@@ -20,12 +20,31 @@ from psgdsim.task import Task
 
 Xi = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 History = Annotated[int, Field(ge=1, le=1000)]
+OnPeerLoss = Literal["fail", "drop"]
+
+TOLERATED: Final[dict[OnPeerLoss, tuple[type[PeerLost], ...]]] = {"fail": (), "drop": (PeerLost,)}
+"""The errors that do not end the run."""
 
 MODEL: Final = "model"
 """The tag of the server's calls: the parameters (None to end) and the step."""
 
 PUSH: Final = "push"
-"""The tag of the answers: a coded change of the gradient, or None if the last one counts on."""
+"""The tag of the answers: a coded change of the gradient, or None if the last one counts on; `BEGIN` and `END`."""
+
+BEGIN: Final = "begin"
+"""What a worker pushes first where workers may be lost: it has nothing of before, nor must the server."""
+
+END: Final = "end"
+"""What it pushes last there."""
+
+WELCOME: Final = "welcome"
+"""The tag of the answer to `BEGIN`: the last step that has been called, None if the run is over. A call of that step or
+an earlier one was meant for what the worker was before it crashed."""
+
+
+def needs_all(kind: str) -> str:
+    """Return why a run without on_peer_loss 'drop' cannot go on without a rank."""
+    return f"on_peer_loss is 'fail'; with 'drop', {kind} goes on with the workers that are left"
 
 
 class Pace:
@@ -66,23 +85,38 @@ class LazyWorker:
         node: its node.
         task: what is trained.
         pace: what its change must exceed, None if it always sends it.
+        tolerated: the errors that do not end the run.
     """
 
-    def __init__(self, node: Node, task: Task, pace: Pace | None) -> None:
-        self._node, self._task, self._pace = node, task, pace
+    def __init__(self, node: Node, task: Task, pace: Pace | None, tolerated: tuple[type[PeerLost], ...]) -> None:
+        self._node, self._task, self._pace, self._tolerated = node, task, pace, tolerated
         [self._server] = node.servers
         self._share = split_rows(task.global_rows, node.world_size)[node.rank] / task.global_rows
         self._ended = self._sent = 0  # the steps that it has ended last, and sent anything in
+        self._has_sent = False
 
     async def run(self) -> None:
-        """Compute gradients at what the server sends, until it says that the run is over."""
+        """Answer the server's calls until it says that the run is over."""
+        if not self._tolerated:
+            await self._answer_calls()
+            return
+        with contextlib.suppress(*self._tolerated):  # without the server there is nothing left to do
+            await self._node.send(self._server, BEGIN, tag=PUSH)
+            last = (await self._node.recv(self._server, tag=WELCOME)).payload
+            if last is not None:
+                self._ended = self._sent = last
+                await self._answer_calls()
+            await self._node.send(self._server, END, tag=PUSH)
+
+    async def _answer_calls(self) -> None:
+        """Compute gradients at what the server sends, until it sends nothing more."""
         node, task = self._node, self._task
         blocks = task.blocks(node.world_size)
         params = (await node.compute(task.init, 0, None)).params
         self._held = await node.compute(ZEROS, params)
         await self._start(params)
         while True:
-            params, step = (await node.recv(self._server, tag=MODEL)).payload
+            params, step = await self._next_call()
             self._end_steps(step)
             if params is None:
                 return
@@ -90,9 +124,16 @@ class LazyWorker:
             limit = -1.0 if self._pace is None else await self._pace.limit(params, step)
             payload = await self._change(gradients[0], limit, step)
             if payload is not None:
-                self._sent = step
+                self._sent, self._has_sent = step, True
             node.record(loss=losses[0])
             await node.send(self._server, payload, tag=PUSH)
+
+    async def _next_call(self) -> tuple[Any, int]:
+        """Return the next call that is meant for this worker as it is."""
+        while True:
+            params, step = (await self._node.recv(self._server, tag=MODEL)).payload
+            if step > self._ended:
+                return params, step
 
     def _end_steps(self, step: int) -> None:
         """End all steps before one, also those in which nobody called."""
@@ -114,57 +155,6 @@ class LazyWorker:
         change, self._echo = await node.compute(task.decode, payload, self._echo, change)
         self._held = await node.compute(MOVE, self._held, change)
         return payload
-
-
-class LazyServer:
-    """The program of the server: it calls all workers in every step.
-
-    Args:
-        node: its node.
-        task: what is trained.
-    """
-
-    def __init__(self, node: Node, task: Task) -> None:
-        self._node, self._task = node, task
-
-    async def run(self) -> None:
-        """Update the model as long as the run goes on, then tell the workers."""
-        node, task = self._node, self._task
-        workers = range(node.world_size)
-        state = await node.compute(task.init, 0, None)
-        self._held = [await node.compute(ZEROS, state.params)] * node.world_size
-        await self._start(state.params)
-        for step in itertools.count(1):
-            asked = await self._choose(state.params, step)
-            await self._call(asked, state.params, step)
-            num_uploads = 0
-            for _ in asked:
-                message = await node.recv(tag=PUSH)
-                if message.payload is not None:
-                    num_uploads += 1
-                    change = await self._decode(message.payload, message.src)
-                    self._held[message.src] = await node.compute(MOVE, self._held[message.src], change)
-            gradient = await node.compute(task.weighted_sum, [1.0] * node.world_size, self._held)
-            state = await node.compute(task.apply, state, gradient)
-            node.record(uploads=num_uploads)
-            if not await node.checkpoint(step, [state.params]):
-                await self._call(workers, None, step + 1)
-                return
-
-    async def _start(self, params: Any) -> None:
-        self._decoders = [await self._node.compute(self._task.init_codec, params)] * self._node.world_size
-
-    async def _choose(self, _params: Any, _step: int) -> Sequence[int]:
-        """Return the workers that are called in a step."""
-        return range(self._node.world_size)
-
-    async def _call(self, workers: Sequence[int], params: Any, step: int) -> None:
-        await self._node.gather(*[self._node.send(worker, (params, step), tag=MODEL) for worker in workers])
-
-    async def _decode(self, payload: Any, worker: int) -> Any:
-        decode = self._task.decode, payload, self._decoders[worker], self._held[worker]
-        change, self._decoders[worker] = await self._node.compute(*decode)
-        return change
 
 
 # --- kernels ------------------------------------------------------------------------------------------------------

@@ -10,9 +10,20 @@ from pydantic import Field
 from psgdsim.codecs import grid
 from psgdsim.codecs.base import Codec
 from psgdsim.compilation import lazy_jit
+from psgdsim.errors import PeerLost
 from psgdsim.node import Kernel, Node
 from psgdsim.strategies.base import Strategy, register_strategy
-from psgdsim.strategies.lazy_base import History, LazyServer, LazyWorker, Pace, Xi, size
+from psgdsim.strategies.lazy_base import (
+    TOLERATED,
+    History,
+    LazyWorker,
+    OnPeerLoss,
+    Pace,
+    Xi,
+    needs_all,
+    size,
+)
+from psgdsim.strategies.lazy_server import LazyServer
 from psgdsim.strategies.local_sgd import MOVE
 from psgdsim.task import Task
 
@@ -23,6 +34,7 @@ def laq(
     xi: Xi = 0.08,
     history: History = 10,
     max_staleness: Annotated[int, Field(ge=1)] = 100,
+    on_peer_loss: OnPeerLoss = "fail",
 ) -> Strategy:
     """Send gradients only where they have changed enough, and then only the change, rounded to a grid: LAQ.
 
@@ -51,7 +63,9 @@ def laq(
         xi: how large a change may be that is not sent.
         history: over how many of the last steps w's way is added up, H.
         max_staleness: a worker that has sent nothing for so many steps sends in the next.
+        on_peer_loss: as in `lag`.
     """
+    tolerated = TOLERATED[on_peer_loss]
 
     def check(_world_size: int, codec: Codec) -> None:
         if not codec.is_identity:
@@ -59,12 +73,20 @@ def laq(
 
     async def worker(node: Node, task: Task) -> None:
         pace = Pace(node, task, xi=xi, history=history)
-        await _Worker(node, task, pace, bits, max_staleness).run()
+        await _Worker(node, task, pace, tolerated, bits, max_staleness).run()
 
     async def server(node: Node, task: Task) -> None:
-        await _Server(node, task, bits).run()
+        await _Server(node, task, tolerated, bits).run()
 
-    return Strategy(worker, check, server=server, num_servers=1, is_lock_step=False)
+    return Strategy(
+        worker,
+        check,
+        server=server,
+        num_servers=1,
+        is_lock_step=False,
+        survives_loss=bool(tolerated),
+        needs_all=needs_all("laq"),
+    )
 
 
 class _Worker(LazyWorker):
@@ -74,12 +96,15 @@ class _Worker(LazyWorker):
         node: its node.
         task: what is trained.
         pace: what its change must exceed.
+        tolerated: the errors that do not end the run.
         bits: per value.
         max_staleness: for how many steps it may send nothing.
     """
 
-    def __init__(self, node: Node, task: Task, pace: Pace, bits: int, max_staleness: int) -> None:
-        super().__init__(node, task, pace)
+    def __init__(
+        self, node: Node, task: Task, pace: Pace, tolerated: tuple[type[PeerLost], ...], bits: int, max_staleness: int
+    ) -> None:
+        super().__init__(node, task, pace, tolerated)
         self._bits, self._max_staleness = bits, max_staleness
         self._error = 0.0  # squared, of its last message
 
@@ -90,7 +115,7 @@ class _Worker(LazyWorker):
         rounded = await node.compute(from_grid(self._bits), payload, self._held)
         measured = await node.compute(MEASURE, gradient, self._held, self._share, rounded)
         length, error = map(float, await node.read(measured))
-        may_wait = self._sent > 0 and step - self._sent <= self._max_staleness
+        may_wait = self._has_sent and step - self._sent <= self._max_staleness
         if may_wait and length <= limit + 3 * (error + self._error):
             return None
         self._error = error
@@ -104,11 +129,12 @@ class _Server(LazyServer):
     Args:
         node: its node.
         task: what is trained.
+        tolerated: the errors that do not end the run.
         bits: per value.
     """
 
-    def __init__(self, node: Node, task: Task, bits: int) -> None:
-        super().__init__(node, task)
+    def __init__(self, node: Node, task: Task, tolerated: tuple[type[PeerLost], ...], bits: int) -> None:
+        super().__init__(node, task, tolerated)
         self._bits = bits
 
     async def _decode(self, payload: Any, worker: int) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from psgdsim import rng
 from psgdsim.node import Kernel
 from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import Experiment, build
@@ -14,6 +15,9 @@ from psgdsim.sim.driver import Simulation
 from psgdsim.sim.execution import Execution
 from psgdsim.testing.schedules import tiny_scenario
 from psgdsim.trace import Outcome
+
+if TYPE_CHECKING:
+    import numpy as np
 
 COMPUTE: Final[dict[str, dict[str, Any]]] = {
     "constant": {"kind": "constant", "time": "1 s"},
@@ -23,6 +27,8 @@ COMPUTE: Final[dict[str, dict[str, Any]]] = {
     "heterogeneous": {"kind": "fixed_slow_set", "time": "1 s", "delay": "7 s", "ranks": [0, 1]},
 }
 """How long a gradient takes, by the name of the distribution."""
+
+SEED: Final = 1
 
 
 class ServerRun(NamedTuple):
@@ -67,6 +73,7 @@ def run_server(num_workers: int, num_gradients: int, compute: str = "exponential
     """
     scenario = {
         **tiny_scenario({"kind": "parameter_server", **parameters}, num_workers),
+        "seed": SEED,
         "data": {"kind": "none", "num_samples": 1024},
         "batch_size": 1,
         "compute": COMPUTE[compute],
@@ -114,6 +121,49 @@ class _Remembered:
     def finish(self) -> None:
         """Compute what was put off."""
         self._execution.finish()
+
+
+def bounded_ends(times: np.ndarray, bound: int) -> np.ndarray:
+    """Return when workers of bounded staleness, SSP, end their computations, by a loop over the clocks.
+
+    A worker that has ended c begins the next one as soon as everybody has ended c - `bound`.
+
+    Args:
+        times: what each computation takes [s], `(clock, ..., worker)`; what lies between are runs apart.
+        bound: how many a worker may have ended more than the slowest.
+
+    Returns:
+        The ends [s], of the same shape.
+
+    Example:
+        >>> import numpy as np
+        >>> bounded_ends(np.array([[1.0, 3.0], [1.0, 1.0]]), 0).tolist()
+        [[1.0, 3.0], [4.0, 4.0]]
+    """
+    import numpy as np
+
+    ends, own = np.empty_like(times), np.zeros_like(times[0])
+    for clock, spans in enumerate(times):
+        begins = own if clock <= bound else np.maximum(own, ends[clock - bound - 1].max(axis=-1, keepdims=True))
+        own = ends[clock] = begins + spans
+    return ends
+
+
+def bounded_time(num_workers: int, num_gradients: int, bound: int) -> float:
+    """Return the time per update [s] that `run_server` must give with `ssp` and exponential times.
+
+    Args:
+        num_workers: as in `run_server`.
+        num_gradients: likewise.
+        bound: of the staleness.
+    """
+    import numpy as np
+
+    # Nobody can be further ahead than this when all together have ended so many.
+    clocks = num_gradients // num_workers + bound + 1
+    draws = [rng.stream(SEED, "compute", rank).exponential(size=clocks) for rank in range(num_workers)]
+    ends = bounded_ends(np.stack(draws, axis=-1), bound)
+    return float(np.sort(ends, axis=None)[num_gradients - 1]) / num_gradients
 
 
 class OrderStatistic(NamedTuple):

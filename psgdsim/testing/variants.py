@@ -13,6 +13,9 @@ SGD_ALONE: Final[dict[str, Any]] = {}
 UNCODED: Final[dict[str, Any]] = {"stragglers": 0, "copies": 1}
 """The settings of an approximate gradient code with which one worker is plain SGD."""
 
+ASKING: Final[dict[str, Any]] = {"trigger": "server"}
+"""The settings with which the server asks for gradients."""
+
 HALF: Final[dict[str, Any]] = {"kind": "top_k", "ratio": 0.5}
 """A codec that drops something of what servers answer."""
 
@@ -116,8 +119,10 @@ VARIANTS: Final[tuple[Variant, ...]] = (
     ),
     Variant("lag"),
     Variant("lag", {"xi": 0.0}, alone=SGD_ALONE, is_symmetric=True),
-    Variant("lag", {"trigger": "server"}),
+    Variant("lag", ASKING),
     Variant("laq"),
+    *(Variant(kind, {"on_peer_loss": "drop", **more}) for kind, more in (("lag", ASKING), ("laq", {}))),
+    Variant("lag", {"xi": 0.0, "on_peer_loss": "drop"}, alone=SGD_ALONE, is_symmetric=True),
     Variant("ad_psgd", world_size=4),
     Variant("fedavg", {"client_fraction": 0.5, "local_epochs": 1}),
     Variant("fedavg", {"client_fraction": 0.5, "local_epochs": 1, "timeout": "2 ms", "quorum": 0.5}),

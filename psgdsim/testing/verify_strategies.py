@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from psgdsim.testing import verify_accuracy as accuracy
 from psgdsim.testing import verify_servers as servers
@@ -18,14 +18,35 @@ from psgdsim.testing.variants import Variant, built_in_variants
 NUM_SCHEDULES: Final = 20
 """Random schedules of each strategy unless another number is asked for."""
 
+NUM_UPDATES: Final = 100_000
+"""Gradients that workers compute in the longest runs unless another number is asked for."""
+
+
+class Sampled(NamedTuple):
+    """What is compared with theory but for chance, the less the longer a run is.
+
+    Attributes:
+        verify: gradients in each run -> the checks.
+        part: of the updates asked for, each run has one in so many: all to 1 %, or to find how they are distributed;
+            fewer for means, whose tolerances say how many there were, and for what chance does not touch.
+    """
+
+    verify: Callable[[int], Iterator[Check]]
+    part: int
+
+
+SAMPLED: Final[dict[str, Sampled]] = {
+    "k_sync": Sampled(servers.verify_k_sync, 8),
+    "k_batch_sync": Sampled(servers.verify_k_batch_sync, 8),
+    "asynchronous times": Sampled(servers.verify_asynchronous_times, 8),
+    "staleness": Sampled(servers.verify_staleness, 16),
+    "distribution of staleness": Sampled(servers.verify_staleness_distribution, 1),
+    "backup workers": Sampled(servers.verify_backup, 8),
+    "bounded staleness": Sampled(servers.verify_bounded_staleness, 1),
+}
+"""What is compared with theory in runs of a server without learning, by name."""
+
 PARTS: Final[dict[str, Callable[[], Iterator[Check]]]] = {
-    "k_sync": servers.verify_k_sync,
-    "k_batch_sync": servers.verify_k_batch_sync,
-    "asynchronous times": servers.verify_asynchronous_times,
-    "staleness": servers.verify_staleness,
-    "distribution of staleness": servers.verify_staleness_distribution,
-    "backup workers": servers.verify_backup,
-    "bounded staleness": servers.verify_bounded_staleness,
     "stability": servers.verify_stability,
     "delay compensation": training.verify_delay_compensation,
     "accuracy of stale gradients": accuracy.verify_stale_accuracy,
@@ -38,15 +59,18 @@ PARTS: Final[dict[str, Callable[[], Iterator[Check]]]] = {
     "averages of pairs": verify_pairs,
     "lazy gradients": verify_lazy,
 }
-"""What is compared with theory, by name."""
+"""What else is compared with theory, by name."""
 
 
-def verify_strategies(num_schedules: int = NUM_SCHEDULES) -> Iterator[Check]:
+def verify_strategies(num_schedules: int = NUM_SCHEDULES, num_updates: int = NUM_UPDATES) -> Iterator[Check]:
     """Compare times, staleness and results with theory, then run every strategy through random schedules.
 
     Args:
         num_schedules: of each strategy.
+        num_updates: gradients that workers compute in the longest runs, whose number decides how exact means are.
     """
+    for sampled in SAMPLED.values():
+        yield from sampled.verify(num_updates // sampled.part)
     for part in PARTS.values():
         yield from part()
     yield from map(functools.partial(check_schedules, num=num_schedules), built_in_variants())

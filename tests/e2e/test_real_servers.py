@@ -147,6 +147,18 @@ def test_rounds_go_on_without_a_client_that_is_lost(quorum, clients, tmp_path):
     assert losses[3] < losses[2] < losses[0]
 
 
+@pytest.mark.parametrize("parameters", [{}, {"trigger": "server"}, {"which": "laq"}], ids=str)
+def test_steps_go_on_without_the_gradient_of_a_worker_that_is_lost(parameters, tmp_path):
+    result = run(tmp_path, strategy={"kind": "dying_lazy", **parameters})
+    assert (result.summary["status"], result.summary["steps"]) == ("completed", 20)
+    assert "rank 1 is lost: " in log_of(result)
+    uploads = rows_of(result, 3)["uploads"]
+    assert (uploads[0], uploads.max(), uploads[1:].max()) == (3, 3, 2)
+    assert list(rows_of(result, 0)["step"]) == list(range(1, 21))
+    losses = result.evals["train_loss"]
+    assert losses[-1] < losses[0]
+
+
 @pytest.mark.parametrize(("sync", "on_peer_loss"), [("bsp", "fail"), ("async", "fail"), ("bsp", "wait")])
 def test_a_run_that_cannot_do_without_ends_with_the_worker(sync, on_peer_loss, tmp_path):
     result = run(tmp_path, sync, on_peer_loss, kind="dying_parameter_server", check=False)

@@ -213,6 +213,19 @@ TWINS = {
         BASE,
         [*SMALL, "max_steps=6", "optimizer.learning_rate=0.02", "strategy={kind: laq, bits: 3}"],
     ),
+    "gradients that are sent where they have changed, by workers that may be lost": (
+        BASE,
+        [
+            *SMALL,
+            "max_steps=6",
+            "strategy={kind: lag, on_peer_loss: drop}",
+            "codec={kind: error_feedback, codec: {kind: top_k, ratio: 0.1}}",
+        ],
+    ),
+    "gradients that are rounded, of workers that may be lost": (
+        BASE,
+        [*SMALL, "max_steps=6", "optimizer.learning_rate=0.02", "strategy={kind: laq, bits: 3, on_peer_loss: drop}"],
+    ),
     "federated averaging of some clients with unequal shards": (
         BASE,
         [

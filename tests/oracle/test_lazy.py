@@ -88,14 +88,23 @@ def round_to_grid(change, bits):
     return np.floor((change + radius) / step + 0.5) * step - radius
 
 
-def plain_loop(steps, *, xi, history=10, ask=None, bits=None, max_staleness=100, rate=lambda _step: RATE):
-    """Return the weights and the number of uploads in each step, in float64, straight from the papers' formulas."""
-    w, held, way, uploads = np.zeros(DIM), np.zeros((NUM, DIM)), deque(maxlen=history), []
+def plain_loop(steps, *, xi, history=10, ask=None, bits=None, max_staleness=100, rate=lambda _step: RATE, absent=None):
+    """Return the weights and the number of uploads in each step, in float64, straight from the papers' formulas.
+
+    `absent` are the steps that a worker is away for. Then its gradient is missing in the mean, and when it is back, it
+    and the server know nothing of what it has sent before; nor does it know of the way until then.
+    """
+    w, held, ways, uploads = np.zeros(DIM), np.zeros((NUM, DIM)), [deque(maxlen=history) for _ in range(NUM)], []
     read, errors, sent = np.full((NUM, DIM), np.inf), np.zeros(NUM), np.zeros(NUM, int)
     for step in range(1, steps + 1):
-        limit = xi / NUM**2 * sum(way)
+        there = [m for m in range(NUM) if step not in (absent or {}).get(m, ())]
         uploads.append(0)
-        for m in range(NUM):
+        for m in set(range(NUM)) - set(there):
+            held[m], read[m], errors[m], sent[m] = 0, np.inf, 0, 0
+            if ask is None:
+                ways[m].clear()
+        for m in there:
+            limit = xi / NUM**2 * sum(ways[m])
             change = HESSIANS[m] @ (w - OPTIMA[m]) / NUM - held[m]
             if bits is not None:
                 rounded = round_to_grid(change, bits)
@@ -112,8 +121,9 @@ def plain_loop(steps, *, xi, history=10, ask=None, bits=None, max_staleness=100,
             held[m] += change
             read[m], sent[m] = w, step
             errors[m] = 0 if bits is None else error
-        before, w = w, w - rate(step) * held.sum(axis=0)
-        way.append(np.sum((w - before) ** 2) / rate(step) ** 2)
+        before, w = w, w - rate(step) * held.sum(axis=0) * NUM / len(there)
+        for m in there if ask is None else range(NUM):
+            ways[m].append(np.sum((w - before) ** 2) / rate(step) ** 2)
     return w, uploads
 
 
@@ -136,6 +146,29 @@ def test_it_is_what_a_plain_loop_computes(kind, parameters, settings):
     expected, counts = plain_loop(20, **settings)
     assert uploads_of(outcome) == counts
     assert sum(counts) < 0.6 * 20 * NUM
+    np.testing.assert_allclose(outcome.models[0]["weight"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "settings"),
+    [
+        ("lag", {}, {"xi": 0.1}),
+        ("lag", {"trigger": "server", "smoothness": list(SMOOTHNESS)}, {"xi": 1.0, "ask": SMOOTHNESS}),
+        ("laq", {"bits": 4}, {"xi": 0.08, "bits": 4}),
+    ],
+    ids=str,
+)
+def test_without_workers_that_are_lost_it_is_what_a_plain_loop_computes(kind, parameters, settings):
+    # A step takes 1 s. Worker 8 is back in the ninth and takes part from the tenth; 0 is never there, 4 is at first.
+    faults = [
+        {"kind": "crash", "rank": 0, "at": "0 s"},
+        {"kind": "crash", "rank": 4, "at": "11500 ms"},
+        {"kind": "crash", "rank": 8, "at": "3500 ms", "restart_after": "5 s"},
+    ]
+    absent = {0: range(1, 17), 4: range(12, 17), 8: range(4, 10)}
+    outcome = learn(kind, {**parameters, "on_peer_loss": "drop"}, max_steps=16, faults=faults)
+    expected, counts = plain_loop(16, **settings, absent=absent)
+    assert uploads_of(outcome) == counts
     np.testing.assert_allclose(outcome.models[0]["weight"], expected, atol=1e-4)
 
 

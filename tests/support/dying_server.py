@@ -8,7 +8,7 @@ import signal
 from typing import Literal
 
 from psgdsim.real.mesh import TRAINING
-from psgdsim.strategies import fedavg, parameter_server, register_strategy
+from psgdsim.strategies import fedavg, lag, laq, parameter_server, register_strategy
 
 
 @register_strategy("dying_parameter_server")
@@ -55,6 +55,25 @@ def dying_fedavg(quorum: float = 0.5):
     async def worker(node, task):
         if node.rank == 1:
             stop_in_step_2(node, "send", "SIGKILL")
+        await strategy.worker(node, task)
+
+    return dataclasses.replace(strategy, worker=worker)
+
+
+@register_strategy("dying_lazy")
+def dying_lazy(which: Literal["lag", "laq"] = "lag", trigger: Literal["worker", "server"] = "worker"):
+    """Kill rank 1 in its second step.
+
+    Args:
+        which: strategy it is.
+        trigger: as in `lag`.
+    """
+    drop = {"on_peer_loss": "drop", "xi": 0.0}
+    strategy = lag(trigger, **drop) if which == "lag" else laq(**drop)
+
+    async def worker(node, task):
+        if node.rank == 1:
+            stop_in_step_2(node, "record", "SIGKILL")
         await strategy.worker(node, task)
 
     return dataclasses.replace(strategy, worker=worker)

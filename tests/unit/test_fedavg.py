@@ -13,6 +13,7 @@ from psgdsim.errors import PeerLost, ScenarioError
 from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import build
 from psgdsim.sim import execution
+from psgdsim.testing.watched import WatchedSimulation
 
 FREE = {"kind": "star", "bandwidth": None, "latency": "0 s"}
 UNEQUAL = {"partition": {"kind": "quantity_skew", "alpha": 1.0}}
@@ -159,7 +160,7 @@ def test_bytes_are_those_of_the_formula(on_peer_loss, run):
     result = run({"client_fraction": 0.5, "on_peer_loss": on_peer_loss, **more}, **BOWL)
     model = {"weight": np.zeros(4, np.float32)}
     assert result.summary["bytes"]["payload_total"] == 6 * 2 * 2 * 16
-    up = 6 * 2 * wire.nbytes((1, model)) + (4 * wire.nbytes(None) if on_peer_loss == "drop" else 0)
+    up = 6 * 2 * wire.nbytes((1, model)) + (4 * (wire.nbytes(None) + wire.nbytes(())) if on_peer_loss == "drop" else 0)
     down = 6 * 2 * wire.nbytes((model, 1)) + 4 * wire.nbytes((None, 1))
     assert sum(result.summary["bytes"]["sent"][:4]) == up
     assert result.summary["bytes"]["sent"][4] == down
@@ -238,6 +239,22 @@ def test_a_round_that_has_lost_too_many_changes_nothing(run):
 def test_a_run_whose_clients_are_all_lost_has_failed(run):
     with pytest.raises(PeerLost, match="rank 4: lost rank"):
         run(DROP, **BOWL, faults=[{"kind": "crash", "rank": rank, "at": "250 ms"} for rank in range(4)])
+
+
+@pytest.mark.parametrize("more", [{}, {"timeout": "250 ms"}], ids=str)
+@pytest.mark.parametrize("crash", [450, 590])
+@pytest.mark.parametrize("back", [591, 598, 600, 602, 604, 605, 606, 607])
+def test_a_client_that_comes_back_as_the_run_ends_ends_with_it(more, crash, back):
+    # The third and last round ends at 0.606 s, 2 ms before the server does.
+    faults = [{"kind": "crash", "rank": 1, "at": f"{crash} ms", "restart_after": f"{back - crash} ms"}]
+    scenario = {**BASE, **BOWL, "strategy": {"kind": "fedavg", **DROP, **more}, "faults": faults, "max_steps": 3}
+    topology = {"kind": "star", "bandwidth": None, "latency": "1 ms"}
+    simulation = WatchedSimulation(build(from_dict({**scenario, "topology": topology})))
+    outcome = simulation.run()
+    assert outcome.error is None
+    assert outcome.time == pytest.approx(0.606)
+    assert outcome.reports[1].rows[-1]["version"] == 2
+    assert (simulation.unfinished(), simulation.unreceived()) == ([], {})
 
 
 @pytest.mark.parametrize("seed", range(3))
