@@ -36,6 +36,12 @@ class DatasetError(PsgdsimError):
     exit_code = 2
 
 
+class CheckpointError(PsgdsimError):
+    """Reject a tree that cannot be saved, or a file that is damaged or no checkpoint of what it is loaded for."""
+
+    exit_code = 2
+
+
 class CodecError(PsgdsimError):
     """Reject a payload that a codec cannot decode, or an update that it cannot encode."""
 

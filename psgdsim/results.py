@@ -13,14 +13,12 @@ log.txt         what was said on the way
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
 import platform
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -34,6 +32,7 @@ from psgdsim.report.timeline import chrome_trace
 from psgdsim.scenario.experiment import Experiment
 from psgdsim.tables import plain_text, read_table, table_text
 from psgdsim.trace import ACTIVITIES, LinkBin, LinkReport, Outcome
+from psgdsim.whole_files import write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,25 +105,6 @@ def load_run(folder: str | os.PathLike[str]) -> RunResult:
     except ValueError as error:
         raise PsgdsimError(f"{path / 'summary.json'}: not valid JSON: {error}") from None
     return RunResult(path, summary)
-
-
-def write_whole(path: Path, write: Callable[[io.BufferedIOBase], object]) -> None:
-    """Write a file so that it appears whole or not at all, also after a crash.
-
-    Args:
-        path: the file, replaced if it exists.
-        write: writes the content to a binary file.
-    """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ Bits fill each byte from the lowest on.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from psgdsim.errors import CodecError
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
 
 MAX_BITS: Final = 48
 """Fields are of at most so many bits."""
+
+CHUNK: Final = 2**13
+"""So many numbers are coded at a time: what is computed on the way stays in the processor's cache."""
+
+
+def chunks(values: Integers) -> Iterator[Integers]:
+    """Yield a vector in pieces of `CHUNK`."""
+    for start in range(0, len(values), CHUNK):
+        yield values[start : start + CHUNK]
 
 
 class BitWriter:
@@ -55,8 +65,14 @@ class BitWriter:
         """
         import numpy as np
 
-        values = np.asarray(values, np.uint64)
-        widths = np.broadcast_to(np.asarray(widths, np.int64), values.shape)
+        values = np.asarray(values)
+        widths = np.broadcast_to(np.asarray(widths), values.shape)
+        for some_values, some_widths in zip(chunks(values), chunks(widths), strict=True):
+            self._write_fields(some_values.astype(np.uint64), some_widths.astype(np.int64))
+
+    def _write_fields(self, values: Integers, widths: Integers) -> None:
+        import numpy as np
+
         ends = np.cumsum(widths)
         total = int(ends[-1]) if len(ends) else 0
         ahead = self.num_bits % 8
@@ -64,6 +80,17 @@ class BitWriter:
         words = np.zeros((ahead + total) // 64 + 2, np.uint64)
         _deposit(words, starts, values, widths)
         self._append(words.astype("<u8", copy=False).view(np.uint8)[: -(-(ahead + total) // 8)], total)
+
+    def write_all(self, other: BitWriter) -> None:
+        """Append what another writer has collected."""
+        import numpy as np
+
+        ahead = self.num_bits % 8
+        data = np.append(other.finish(), np.uint8(0))
+        shifted = data << np.uint8(ahead)
+        if ahead:
+            shifted[1:] |= data[:-1] >> np.uint8(8 - ahead)
+        self._append(shifted[: -(-(ahead + other.num_bits) // 8)], other.num_bits)
 
     def finish(self) -> Integers:
         """Return the bytes, zeros in what is left of the last."""
@@ -89,9 +116,10 @@ def _deposit(words: Integers, starts: Integers, values: Integers, widths: Intege
     if not len(starts):
         return
     places, shifts = starts >> 6, (starts & 63).astype(np.uint64)
-    firsts = np.flatnonzero(np.diff(places, prepend=-1))
+    firsts = np.append(0, 1 + np.flatnonzero(places[1:] != places[:-1]))
     words[places[firsts]] |= np.bitwise_or.reduceat(values << shifts, firsts)
-    over = np.flatnonzero((starts & 63) + widths > 64)  # at most one per word
+    lasts = np.append(firsts[1:], len(places)) - 1  # of each word: only these may go on in the next
+    over = lasts[(starts[lasts] & 63) + widths[lasts] > 64]
     words[places[over] + 1] |= values[over] >> (np.uint64(64) - shifts[over])
 
 
@@ -152,8 +180,16 @@ class BitReader:
         """
         import numpy as np
 
-        widths = np.asarray(widths, np.int64)
+        widths = np.asarray(widths)
         widths = widths if count is None else np.broadcast_to(widths, (count,))
+        values = np.empty(len(widths), np.uint64)
+        for some, some_widths in zip(chunks(values), chunks(widths), strict=True):
+            some[:] = self._read_fields(some_widths.astype(np.int64))
+        return values
+
+    def _read_fields(self, widths: Integers) -> Integers:
+        import numpy as np
+
         ends = np.cumsum(widths)
         start = self._take(int(ends[-1]) if len(ends) else 0)
         first = start // 8

@@ -11,14 +11,19 @@ Rice and Plaunt, "Adaptive variable-length coding", IEEE Trans. Commun. 19(6), 1
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from psgdsim.codecs.bits import MAX_BITS, BitReader, BitWriter
+from psgdsim.codecs.bits import MAX_BITS, BitReader, BitWriter, chunks
 
 if TYPE_CHECKING:
     import numpy as np
 
     Integers = np.ndarray[Any, np.dtype[Any]]
+
+
+TABLE_SIZE: Final = 2**12
+"""The codes of smaller numbers are looked up."""
 
 
 def bit_lengths(values: Any) -> Integers:
@@ -78,19 +83,70 @@ def write_omega(writer: BitWriter, values: Any) -> None:
     """
     import numpy as np
 
-    levels = [_checked(values)]
+    planes: list[tuple[BitWriter, BitWriter]] = []
+    for some in chunks(np.asarray(values)):
+        _write_planes(planes, _checked(some))
+    for marks, digits in planes:
+        writer.write_all(marks)
+        writer.write_all(digits)
+
+
+def _write_planes(planes: list[tuple[BitWriter, BitWriter]], values: Integers) -> None:
+    """Write the n-th groups of all numbers to the n-th plane: whether there is one, and its digits but the first."""
+    import numpy as np
+
+    if values.max() < TABLE_SIZE:
+        active, groups = values, _table()
+    else:
+        active, groups = np.arange(len(values)), _groups(values)
+    planes.extend((BitWriter(), BitWriter()) for _ in range(len(groups.digits) + 1 - len(planes)))
+    for written, (marks, digits) in enumerate(planes):
+        has_more = groups.counts[active] > written
+        marks.write_bits(has_more)
+        active = active[np.flatnonzero(has_more)]
+        if not len(active):
+            return
+        if written == 0:  # two digits each
+            digits.write_bits(groups.digits[0][active])
+        else:
+            digits.write_fields(groups.digits[written][active], groups.widths[written][active])
+
+
+class _Groups(NamedTuple):
+    """The groups of digits of some numbers in omega code.
+
+    Attributes:
+        counts: how many groups each number has.
+        digits: of the n-th group of each, all digits but the first; 0 where there is no such group.
+        widths: how many digits these are.
+    """
+
+    counts: Integers
+    digits: Integers
+    widths: Integers
+
+
+def _groups(values: Integers) -> _Groups:
+    import numpy as np
+
+    levels = [values]
     while (levels[-1] > 1).any():
         levels.append(np.where(levels[-1] > 1, bit_lengths(levels[-1]) - 1, 1))
-    groups = np.stack(levels)
-    num_groups = np.sum(groups > 1, axis=0)
-    active = np.arange(groups.shape[1])
-    for written in range(len(levels)):
-        has_more = num_groups[active] > written
-        writer.write_bits(has_more)
-        active = active[has_more]
-        group = groups[num_groups[active] - 1 - written, active]
-        widths = bit_lengths(group) - 1
-        writer.write_fields(group - (1 << widths), widths)
+    stacked = np.stack(levels)
+    counts = np.sum(stacked > 1, axis=0)
+    places = counts - 1 - np.arange(len(levels) - 1)[:, None]
+    groups = np.where(places >= 0, np.take_along_axis(stacked, np.maximum(places, 0), axis=0), 1)
+    widths = bit_lengths(groups) - 1
+    return _Groups(counts, groups - (1 << widths), widths)
+
+
+@cache
+def _table() -> _Groups:
+    """Return the groups of all small numbers; those of 0 mean nothing."""
+    import numpy as np
+
+    groups = _groups(np.maximum(1, np.arange(TABLE_SIZE)))
+    return _Groups(*(each.astype(np.uint16) for each in groups))
 
 
 def read_omega(reader: BitReader, count: int) -> Integers:
@@ -102,10 +158,13 @@ def read_omega(reader: BitReader, count: int) -> Integers:
     import numpy as np
 
     values = np.ones(count, np.int64)
-    active = np.arange(count)
+    active = np.flatnonzero(reader.read_bits(count))
+    groups = 2 + reader.read_bits(len(active))
     while len(active):
-        active = active[reader.read_bits(len(active))]
-        values[active] = _read_tails(reader, values[active])
+        values[active] = groups
+        more = np.flatnonzero(reader.read_bits(len(active)))
+        active = active[more]
+        groups = _read_tails(reader, groups[more])
     return values
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any, Final
 
-from psgdsim import wire
+from psgdsim import trees, wire
+from psgdsim.checkpoint import load, save
 from psgdsim.codecs.base import Codec
 
 ROUNDING: Final = 2**-6
@@ -33,7 +36,8 @@ def check_codec(codec: Codec, updates: list[Any] | None = None, *, keeps_zero: b
 
     For each update: what is decoded has the same tree, shapes and dtypes; a frame of the payload is exactly as long
     as `wire.nbytes` says from shapes alone, and comes back whole; so does what `pack` makes of it; the same key gives
-    the same bits; zeros decode to zeros; all that compiles once; if payloads may be added (`is_summable`), the sum of
+    the same bits; states that come from a checkpoint (`psgdsim.checkpoint`) go on, bit for bit, as those that were
+    never saved; zeros decode to zeros; all that compiles once; if payloads may be added (`is_summable`), the sum of
     two is that of the sum, but for rounding. For the last update also: jitted or not, the payload has the same bits,
     and decodes to the same values but for rounding.
 
@@ -59,6 +63,7 @@ def check_codec(codec: Codec, updates: list[Any] | None = None, *, keeps_zero: b
         _check_wire(jitted)
         if codec.pack is not None or codec.unpack is not None:
             _check_pack(jitted)
+        _check_resume(jitted)
         if keeps_zero:
             _check_zero(jitted)
         if codec.is_summable:
@@ -167,6 +172,34 @@ def _check_pack(jitted: _Jitted) -> None:
     _, received = wire.unpack_frame(wire.pack(packed))
     unpacked = codec.unpack and codec.unpack(received, update)
     _law(_same_bits(payload, unpacked), "`unpack` gives back what was packed", update)
+
+
+def _check_resume(jitted: _Jitted) -> None:
+    """Save the states of both ends after two steps, and compare going on from the file with going on without it."""
+    ends, _ = _two_steps(jitted, (jitted.start, jitted.start), 0)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "states.safetensors"
+        save(file, ends)
+        loaded = load(file, (jitted.start, jitted.start)).tree
+    _law(_same_bits(ends, loaded), "states come back from a checkpoint bit for bit", jitted.update)
+    after, seen = _two_steps(jitted, ends, 2)
+    resumed, seen_again = _two_steps(jitted, loaded, 2)
+    is_same = _same_bits((after, seen), (resumed, seen_again))
+    _law(is_same, "what goes on from a checkpoint gives the same bits as what was never interrupted", jitted.update)
+
+
+def _two_steps(jitted: _Jitted, ends: tuple[Any, Any], first: int) -> tuple[tuple[Any, Any], list[Any]]:
+    """Return the states of encoder and decoder after two more steps, and what crossed the wire and what was decoded."""
+    codec, seen = jitted.codec, []
+    for seed in (first, first + 1):
+        payload, encoder = jitted.encode(state=ends[0], seed=seed)
+        sent = trees.numbers(payload)
+        packed = sent if codec.pack is None else codec.pack(sent, jitted.update)
+        received = packed if codec.unpack is None else codec.unpack(packed, jitted.update)
+        decoded, decoder = jitted.decode(received, ends[1])
+        ends = encoder, decoder
+        seen.append((packed, decoded))
+    return ends, seen
 
 
 def _check_zero(jitted: _Jitted) -> None:

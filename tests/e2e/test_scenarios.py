@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
+from scenario_rows import SCENARIOS, rows
 
 import psgdsim
 
-SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))
 TABLES = {"steps.csv", "evals.csv", "links.csv", "link_series.csv"}
 FILES = {"scenario.yaml", "summary.json", "trace.json", "params.npz", "log.txt", *TABLES}
 SUMMARY = {
@@ -68,6 +68,18 @@ def test_scenario_runs(path: Path, tmp_path: Path) -> None:
     else:
         leaders = range(num_workers + num_servers)
     assert ended == [(rank, step) for rank in leaders for step in (1, 2)]
+
+
+ROWS = [(path, row) for path in SCENARIOS for row in rows(path)]
+
+
+@pytest.mark.parametrize(("path", "row"), ROWS, ids=[f"{path.stem}: {' '.join(row)}" for path, row in ROWS])
+def test_every_row_of_a_scenario_runs(path: Path, row: list[str], tmp_path: Path) -> None:
+    if "compressed" in row[0]:
+        pytest.importorskip("zstandard")
+    summary = psgdsim.run(path, out=tmp_path / "run", overrides=[*row, "max_steps=1", "batch_size=2"]).summary
+    assert (summary["status"], summary["steps"]) == ("completed", 1)
+    assert min(summary["time_s"], summary["bytes"]["total"]) > 0
 
 
 def test_the_timeline_of_asynchronous_faults_shows_all_three(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -75,6 +77,17 @@ def test_error_feedback_of_identity_remembers_nothing():
     assert not np.any(state[0])
 
 
+def counting():
+    """Return a codec that counts its messages where no state has it, and sends that along every third time."""
+    counts = itertools.count()
+    return stateless(
+        lambda update, key: update,
+        lambda payload, like: payload,
+        pack=lambda payload, like: (payload, next(counts) % 3 == 2),
+        unpack=lambda payload, like: payload[0],
+    )
+
+
 @pytest.mark.parametrize(
     ("broken", "law"),
     [
@@ -87,6 +100,7 @@ def test_error_feedback_of_identity_remembers_nothing():
         ),
         (stateless(lambda u, k: u * abs(u), lambda p, like: p, is_summable=True), "the sum of two is the payload of"),
         (stateless(lambda u, k: u, lambda p, like: p, pack=lambda p, like: p), "`pack` and `unpack` come together"),
+        (counting(), "what goes on from a checkpoint gives the same bits as what was never interrupted"),
     ],
 )
 def test_check_codec_finds_what_is_broken(broken, law):

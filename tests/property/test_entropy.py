@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from psgdsim.codecs import entropy
-from psgdsim.codecs.bits import BitReader, BitWriter
+from psgdsim.codecs.bits import CHUNK, BitReader, BitWriter
 from psgdsim.codecs.indices import pack_indices, unpack_indices
 from psgdsim.codecs.sparse_packing import sparse_unpack
 from psgdsim.errors import CodecError
@@ -26,6 +26,10 @@ def omega(n):
     return code
 
 
+def omega_groups(n):
+    return [*omega_groups(n.bit_length() - 1), n] if n > 1 else []
+
+
 @given(values=numbers, ahead=st.lists(st.booleans(), max_size=9))
 def test_elias_codes_round_trip_at_the_length_of_the_codes_one_by_one(values, ahead):
     lengths = entropy.omega_lengths(values)
@@ -38,6 +42,29 @@ def test_elias_codes_round_trip_at_the_length_of_the_codes_one_by_one(values, ah
     assert reader.read_bits(len(ahead)).tolist() == ahead
     assert entropy.read_omega(reader, len(values)).tolist() == values
     reader.finish()
+
+
+@pytest.mark.parametrize("largest", [40, entropy.TABLE_SIZE + 1, 2**48 - 1])
+@pytest.mark.parametrize("count", [CHUNK - 1, CHUNK, 2 * CHUNK + 3])
+def test_many_numbers_are_coded_as_few_are(largest, count):
+    """The bits of one number are spread over the planes of all; so compare with all numbers' groups, one by one."""
+    values = np.geomspace(1, largest, count).astype(np.int64)
+    groups, expected = [omega_groups(value) for value in values.tolist()], []
+    for plane in range(1 + max(map(len, groups))):
+        active = [each for each in groups if len(each) >= plane]
+        expected += [len(each) > plane for each in active]
+        for each in active:
+            group = each[plane] if len(each) > plane else 1
+            expected += [bool(group >> digit & 1) for digit in range(group.bit_length() - 1)]
+    writer = BitWriter()
+    writer.write_bits([True, False, True])
+    entropy.write_omega(writer, values)
+    reader = BitReader(writer.finish(), "x")
+    assert reader.read_bits(3 + len(expected)).tolist() == [True, False, True, *expected]
+    reader.finish()
+    reader = BitReader(writer.finish(), "x")
+    reader.read_bits(3)
+    np.testing.assert_array_equal(entropy.read_omega(reader, count), values)
 
 
 @given(values=st.lists(st.integers(1, 5000), max_size=40), low_bits=st.integers(0, 12))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -53,30 +52,6 @@ def test_a_file_is_written(tmp_path: Path) -> None:
     results.write_text(path, "replaced\n")
     assert path.read_text(encoding="utf-8") == "replaced\n"
     assert _names(tmp_path) == ["a.txt"]
-
-
-def test_a_write_that_breaks_leaves_nothing(tmp_path: Path) -> None:
-    def write(file: io.BufferedIOBase) -> None:
-        file.write(b"half")
-        raise RuntimeError("disk on fire")
-
-    with pytest.raises(RuntimeError, match="disk on fire"):
-        results.write_whole(tmp_path / "a.bin", write)
-    assert _names(tmp_path) == []
-
-
-def test_a_write_that_is_interrupted_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.bin"
-    path.write_bytes(b"old")
-
-    def write(file: io.BufferedIOBase) -> None:
-        file.write(b"half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        results.write_whole(path, write)
-    assert path.read_bytes() == b"old"
-    assert _names(tmp_path) == ["a.bin"]
 
 
 # --- run folders ----------------------------------------------------------------------------------------------
