@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from psgdsim.sim.execution.devices import num_devices, put
 from psgdsim.sim.execution.signature import Signature
 
 MAX_SIZES: Final = 3
@@ -17,6 +18,7 @@ class Compiled:
     def __init__(self) -> None:
         self._functions: dict[Any, Callable[..., Any]] = {}
         self._sizes: dict[Signature, set[int]] = {}
+        self._consts: dict[int, tuple[Any, Any]] = {}
 
     def call(self, what: Any, compiler: Callable[[Any], Callable[..., Any]], *arguments: Any) -> Any:
         """Call what is compiled for something; compile it first if need be.
@@ -30,6 +32,15 @@ class Compiled:
         if function is None:
             function = self._functions[what] = compiler(what)
         return function(*arguments)
+
+    def consts(self, signature: Signature) -> tuple[Any, ...]:
+        """Return what a kernel closes over, on all devices; kernels share it."""
+        if num_devices() == 1:
+            return signature.consts
+        for each in signature.consts:
+            if id(each) not in self._consts:
+                self._consts[id(each)] = each, put(each, "shared")
+        return tuple(self._consts[id(each)][1] for each in signature.consts)
 
     def longer(self, signature: Signature, num: int) -> int:
         """Return a number of rows, at least as many as asked, that is compiled or may well be."""

@@ -6,6 +6,7 @@ import weakref
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from psgdsim.sim.execution.devices import put
 from psgdsim.sim.values import Value
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ class Stack:
     def __init__(self, array: Any, num: int = 0) -> None:
         self.array, self.num = array, num
         self.family: Family | None = None
+
+    def share(self) -> Any:
+        """Return the array, which from now on is on all devices."""
+        self.array = put(self.array, "shared")
+        return self.array
 
     @cached_property
     def numbers(self) -> Any:

@@ -3,7 +3,8 @@
 A segment is a few kernels that follow each other, for many rows (calls) that do not depend on each other, perhaps with
 weighted totals over the rows at the end. It is one jitted function: rows are vectorised with `vmap`, in chunks that
 stay in the processor's cache, and totals are taken chunk by chunk, so that what each row contributes need never be in
-memory for all rows. A chain of updates, each of which takes up the result of the one before, is a `scan`.
+memory for all rows. With several devices (see `devices`), each has its part of the rows, and totals of parts are added
+up. A chain of updates, each of which takes up the result of the one before, is a `scan`; all devices run it alike.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
+from psgdsim.sim.execution import devices
 from psgdsim.sim.execution.gradient_sums import summed_rows
 from psgdsim.sim.execution.signature import Signature
 
@@ -52,7 +54,7 @@ class Segment(NamedTuple):
         layouts: of the inputs from outside.
         live: what is wanted of each row.
         totals: what is wanted of all rows together.
-        chunk: rows that are computed at once; 0 for a single row without an axis of rows.
+        chunk: rows that a device computes at once; 0 for a single row without an axis of rows.
         is_masked: whether some rows have no part in some total.
         is_summed: whether the total is one gradient (see `gradient_sums`).
     """
@@ -91,7 +93,9 @@ def compile_segment(segment: Segment) -> Callable[..., Any]:
             return summed_rows(segment, consts, inputs, weights[0])
         return _all_rows(segment, jax.vmap(one, axes) if 0 in axes else one, inputs, weights)
 
-    return jax.jit(function)
+    if segment.chunk == 0:
+        return devices.jit(function, "shared")
+    return devices.jit(devices.spread(function, devices.places(segment.layouts)), ("rows", "shared"))
 
 
 def _one_row(segment: Segment, consts: Sequence[Any], inputs: Sequence[Any]) -> tuple[list[Any], list[list[Any]]]:
@@ -245,4 +249,4 @@ def compile_scan(scan: Scan) -> Callable[..., Any]:
         (last, slots), live = jax.lax.fori_loop(0, num, one, ((carry, slots), live))
         return last, slots, live
 
-    return jax.jit(function, donate_argnames=("slots",))
+    return devices.jit(function, "shared", donate_argnames=("slots",))

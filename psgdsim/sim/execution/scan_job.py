@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from psgdsim.sim.execution import devices
 from psgdsim.sim.execution.compiled import Compiled
 from psgdsim.sim.execution.draft import is_shared
 from psgdsim.sim.execution.handles import Call, Family, Handle, Stack
@@ -104,7 +105,7 @@ class ScanJob:
         signatures, sources, layouts = self._shape.signatures, self._shape.sources, tuple(self._layouts)
         carry, carried = self._carried(buffers)
         scan = Scan(self._update, signatures, sources, layouts, self._versions.leaves, tuple(leaves), live, carried)
-        consts = [*(signature.consts for signature in signatures), self._update.consts]
+        consts = [*(compiled.consts(signature) for signature in signatures), compiled.consts(self._update)]
         reads = _indices(slots.reads or [0] * num, self._length)
         writes = _indices([size - 1 if slot < 0 else slot for slot in slots.writes], self._length)
         last, buffers, arrays = compiled.call(
@@ -136,7 +137,7 @@ class ScanJob:
             starts = [next(iter(origin.values()))[1] for origin in self._before]
             slots = allot(self._versions.reads, num, num_before, kept, starts)
             if slots.num < stacks[0].num and not self._is_gathered(stacks):
-                return slots, [stack.array for stack in stacks]
+                return slots, [stack.share() for stack in stacks]
         slots = allot(self._versions.reads, num, num_before, kept, None)
         # As many as before if they are enough: that is compiled already.
         sizes = [stack.num for origin in self._before for stack, _ in origin.values() if stack.family is not None]
@@ -179,7 +180,7 @@ class ScanJob:
         buffers = []
         for leaf in leaves:
             aval = self._update.out_avals[leaf]
-            buffer: Any = np.zeros((size, *aval.shape), aval.dtype)
+            buffer = devices.put(np.zeros((size, *aval.shape), aval.dtype), "shared")
             by_stack: dict[int, tuple[Stack, Any, Any]] = {}
             for origin, slot in zip(self._before, starts, strict=True):
                 if leaf in origin:
@@ -188,7 +189,7 @@ class ScanJob:
                     _, rows, is_there = by_stack.setdefault(id(stack), new)
                     rows[slot], is_there[slot] = row, True
             for stack, rows, is_there in by_stack.values():
-                array = stack.array if stack.num else stack.array[None]
+                array = stack.share() if stack.num else stack.share()[None]
                 buffer = compiled.call("put", _compile_put, buffer, array, rows, is_there)
             buffers.append(buffer)
         return buffers
@@ -226,7 +227,7 @@ def located(leaf: Any) -> tuple[Any, Any]:
     """Return the array that a leaf is in, and its row, None if it is all of it."""
     if type(leaf) is not Handle:
         return leaf, None
-    return leaf.ready.array, np.int32(leaf.row) if leaf.ready.num else None
+    return leaf.ready.share(), np.int32(leaf.row) if leaf.ready.num else None
 
 
 def along(leaves: Sequence[Any], dtype: Any, length: int) -> tuple[Any, Layout]:
@@ -238,18 +239,17 @@ def along(leaves: Sequence[Any], dtype: Any, length: int) -> tuple[Any, Layout]:
             return np.asarray(first, dtype), "shared"
         return np.asarray([*leaves, *[first] * (length - len(leaves))], dtype), "row"
     if is_same:
-        return first.array, "shared"
-    return (first.ready.array, _indices([leaf.row for leaf in leaves], length)), "gather"
+        return devices.put(first.array if first.ready.num else first.ready.share(), "shared"), "shared"
+    return (first.ready.share(), _indices([leaf.row for leaf in leaves], length)), "gather"
 
 
 def _compile_put(_: str) -> Callable[..., Any]:
-    import jax
     import jax.numpy as jnp
 
     def put(buffer: Any, array: Any, rows: Any, is_there: Any) -> Any:
         return jnp.where(is_there.reshape(-1, *[1] * (buffer.ndim - 1)), array[rows], buffer)
 
-    return jax.jit(put)
+    return devices.jit(put, "shared")
 
 
 def _indices(numbers: Sequence[int], length: int) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
+from psgdsim.sim.execution import devices
 from psgdsim.sim.execution.compiled import Compiled
 from psgdsim.sim.execution.draft import Draft, is_shared
 from psgdsim.sim.execution.gradient_sums import can_sum, is_value
@@ -39,7 +40,7 @@ def run_segment(draft: Draft, compiled: Compiled, *, may_leave: bool = False) ->
     signatures = tuple(step[0].signature for step in draft.steps)
     size, chunk = _size(draft, compiled)
     inputs, layouts = _inputs(draft, size, compiled)
-    weights = [_padded(each, size) for each in draft.weights]
+    weights = [devices.put(_padded(each, size), "rows") for each in draft.weights]
     outside = draft.release()
     live = tuple(
         Source(step, leaf)
@@ -52,9 +53,9 @@ def run_segment(draft: Draft, compiled: Compiled, *, may_leave: bool = False) ->
     segment = Segment(signatures, tuple(draft.sources), layouts, live, tuple(draft.totals), chunk, is_masked)
     if not is_partial:
         segment = _summed(segment, size, may_leave=may_leave)
-    consts = [signature.consts for signature in signatures]
+    consts = [compiled.consts(signature) for signature in signatures]
     if segment.is_summed:
-        consts[0] = cast(Signature, signatures[0].objective).consts
+        consts[0] = compiled.consts(cast(Signature, signatures[0].objective))
     arrays, totals = compiled.call(segment, compile_segment, consts, inputs, weights)
     for source, array in zip(segment.live, arrays, strict=True):
         stack = Stack(array, size if chunk else 0)
@@ -76,17 +77,20 @@ def _summed(segment: Segment, size: int, *, may_leave: bool) -> Segment:
         return segment
     objective = cast(Signature, segment.signatures[0].objective)
     fits = 1 << (max(1, WORK_NBYTES // max(1, objective.work_nbytes)).bit_length() - 1)
-    return summed._replace(is_summed=True, is_masked=False, chunk=math.gcd(size, fits))
+    return summed._replace(is_summed=True, is_masked=False, chunk=math.gcd(size // devices.num_devices(), fits))
 
 
 def _size(draft: Draft, compiled: Compiled) -> tuple[int, int]:
-    """Return how many rows are computed, some perhaps for nothing, and how many of them at once; 0 for one alone."""
+    """Return how many rows are computed, some perhaps for nothing, and how many at once per device; 0 for one alone."""
     if all(is_shared(leaves) for leaves in draft.outside):
         return 1, 0
     fits = max(1, CHUNK_NBYTES // max(1, draft.row_nbytes))
     chunk = max(SMALLEST_CHUNK, 1 << (fits.bit_length() - 1))
-    size = compiled.longer(draft.steps[0][0].signature, draft.num)
-    return (size if size <= chunk else -(-size // chunk) * chunk), chunk
+    num = devices.num_devices()
+    part = -(-compiled.longer(draft.steps[0][0].signature, draft.num) // num)
+    # A part of a round number may be odd: it could not be cut into smaller chunks.
+    unit = chunk if part > chunk else SMALLEST_CHUNK if num > 1 and part > SMALLEST_CHUNK else 1
+    return num * -(-part // unit) * unit, chunk
 
 
 def _inputs(draft: Draft, size: int, compiled: Compiled) -> tuple[list[Any], tuple[Layout, ...]]:
@@ -101,7 +105,7 @@ def _inputs(draft: Draft, size: int, compiled: Compiled) -> tuple[list[Any], tup
             inputs.append(np.asarray(first if is_same else _filled_up(leaves, size), dtype))
             continue
         stack = first.ready
-        inputs.append(stack.array)
+        inputs.append(stack.array if stack.num else stack.share())
         if stack.num:
             rows = [leaf.row for leaf in leaves]
             if is_same:
@@ -114,7 +118,7 @@ def _inputs(draft: Draft, size: int, compiled: Compiled) -> tuple[list[Any], tup
     for index, places in to_take.values():
         for place, array in zip(places, _take([inputs[place] for place in places], index, compiled), strict=True):
             inputs[place] = array
-    return inputs, tuple(layouts)
+    return [devices.put(*each) for each in zip(inputs, devices.places(layouts), strict=True)], tuple(layouts)
 
 
 def _filled_up(items: Sequence[Any], size: int) -> list[Any]:
@@ -128,14 +132,13 @@ def _padded(weights: Sequence[float], size: int) -> Any:
 
 
 def _take(arrays: list[Any], index: Any, compiled: Compiled) -> list[Any]:
-    """Return rows of some arrays."""
+    """Return rows of some arrays, or one."""
 
-    def compiler(_: str) -> Callable[..., Any]:
-        import jax
+    def compiler(what: tuple[str, devices.Place]) -> Callable[..., Any]:
+        return devices.jit(lambda arrays, index: [array[index] for array in arrays], what[1])
 
-        return jax.jit(lambda arrays, index: [array[index] for array in arrays])
-
-    return compiled.call("take", compiler, arrays, index)  # type: ignore[no-any-return]
+    place: devices.Place = "rows" if index.ndim else "shared"
+    return compiled.call(("take", place), compiler, arrays, devices.put(index, place))  # type: ignore[no-any-return]
 
 
 def run_total(call: Call, compiled: Compiled) -> None:
@@ -158,9 +161,7 @@ def _weighed(weights: Any, stack: Stack, dtype: Any, compiled: Compiled) -> Any:
     is_masked = not weights.all()
 
     def compiler(_: tuple[str, Any, bool]) -> Callable[..., Any]:
-        import jax
-
-        return jax.jit(lambda weights, rows: weigh(weights, rows, dtype, is_masked=is_masked))
+        return devices.jit(lambda weights, rows: weigh(weights, rows, dtype, is_masked=is_masked), "shared")
 
     rows = stack.array if stack.num else stack.array[None]
     return compiled.call(("weigh", str(dtype), is_masked), compiler, weights, rows)
