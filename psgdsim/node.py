@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Literal, Protocol
 
 from psgdsim.errors import StrategyError
@@ -109,7 +110,7 @@ class Node(ABC):
     world_size: int
     num_servers: int
 
-    @property
+    @cached_property
     def servers(self) -> range:
         """The ranks of the servers."""
         return range(self.world_size, self.world_size + self.num_servers)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+CHUNK: Final = 256
+"""Rows that are read at once."""
 
 
 def read_table(path: Path) -> dict[str, np.ndarray]:
@@ -23,8 +28,14 @@ def read_table(path: Path) -> dict[str, np.ndarray]:
         name -> column: integers where all cells are, else floats with NaN for empty cells, else text.
     """
     with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file))
-    return {name: _column([row[i] for row in rows]) for i, name in enumerate(header)}
+        reader = csv.reader(file)
+        header = next(reader)
+        columns: list[list[str]] = [[] for _ in header]
+        # Millions of rows that live at once would keep the garbage collector busy; cells are nothing to it.
+        while rows := list(itertools.islice(reader, CHUNK)):
+            for column, cells in zip(columns, zip(*rows, strict=True), strict=True):
+                column.extend(cells)
+    return {name: _column(column) for name, column in zip(header, columns, strict=True)}
 
 
 def _column(cells: Sequence[str]) -> np.ndarray:

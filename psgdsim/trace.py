@@ -24,6 +24,7 @@ _COLUMNS = tuple(f"{activity}_s" for activity in ACTIVITIES)
 RESERVED = frozenset({"rank", "step", "time", "bytes", *_COLUMNS})
 """Columns of a step's row that a program cannot record."""
 
+_PLAIN = frozenset({int, float, bool})
 _PLACES = {activity: place for place, activity in enumerate(ACTIVITIES)}
 _IDLE = _PLACES["wait"]
 
@@ -97,18 +98,20 @@ class RankLog:
 
     def enter(self, activity: Activity) -> None:
         """Begin an activity; activities nest and overlap."""
-        self._settle()
         place = _PLACES[activity]
         self._active[place] += 1
-        self._current = min(self._current, place)
+        if place < self._current:
+            self._settle()
+            self._current = place
 
     def leave(self, activity: Activity) -> None:
         """End an activity."""
-        self._settle()
         place = _PLACES[activity]
         self._active[place] -= 1
-        while self._current < _IDLE and not self._active[self._current]:
-            self._current += 1
+        if place == self._current and not self._active[place]:
+            self._settle()
+            while self._current < _IDLE and not self._active[self._current]:
+                self._current += 1
 
     @property
     def is_only_waiting(self) -> bool:
@@ -176,7 +179,7 @@ class RankLog:
     def report(self, read: Callable[[Any], Any], digest: str, unread: int) -> RankReport:
         """Return everything as plain data, the recorded values `read` as numbers; see `RankReport` for the rest."""
         self._settle()
-        rows = [{name: _plain(read(value)) for name, value in row.items()} for row in self.rows]
+        rows = [{name: _plain(value, read) for name, value in row.items()} for row in self.rows]
         return RankReport(
             rank=self.rank,
             rows=rows,
@@ -193,8 +196,9 @@ class RankLog:
         )
 
 
-def _plain(number: Any) -> Any:
+def _plain(value: Any, read: Callable[[Any], Any]) -> Any:
     """Return a Python number (or whatever is not a number, as it is)."""
+    number = value if type(value) in _PLAIN else read(value)
     return number.item() if hasattr(number, "item") else number
 
 

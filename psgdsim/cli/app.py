@@ -154,16 +154,17 @@ def list_parts(
 def verify(
     subjects: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[coded|codecs|network|strategies]...", help="What to verify; everything by default."),
+        typer.Argument(metavar="[coded|codecs|execution|network|strategies]...", help="What to verify, if not all."),
     ] = None,
     schedules: Annotated[int, typer.Option(min=1, metavar="N", help="Random schedules for each strategy.")] = 20,
+    updates: Annotated[int, typer.Option(min=1000, metavar="N", help="Updates in long runs of strategies.")] = 100_000,
     as_json: AsJson = False,
 ) -> None:
     """Compute laws and published numbers afresh, and compare."""
     from psgdsim.testing.verify import verify as run_checks
 
     checks = []
-    for check in run_checks(subjects or [], schedules):
+    for check in run_checks(subjects or [], schedules, updates):
         checks.append(check)
         if not as_json:
             output.print_check(check)

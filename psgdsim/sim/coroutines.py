@@ -44,6 +44,11 @@ class Running:
         is_cancelled: whether it ended because it was cancelled.
     """
 
+    __slots__ = (
+        "_callback", "_coroutine", "_env", "_must_end", "_on_end", "_waits_for", "error", "is_cancelled", "is_done",
+        "result",
+    )  # fmt: skip
+
     def __init__(
         self, env: simpy.Environment, coroutine: Coroutine[Any, Any, Any], on_end: Callable[[Running], None]
     ) -> None:
@@ -146,6 +151,8 @@ class Running:
 
 async def gather(env: simpy.Environment, coroutines: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
     """Run coroutines at the same time and return their results in order; the first error cancels the others."""
+    if len(coroutines) == 1:
+        return [await coroutines[0]]
     finished = env.event()
     jobs: list[Running] = []
     left = len(coroutines)

@@ -6,8 +6,6 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-import simpy
-
 from psgdsim import rng
 from psgdsim.errors import Deadlock, Interrupted, PsgdsimError, RankFailed, StrategyError, place
 from psgdsim.node import Message
@@ -16,6 +14,7 @@ from psgdsim.scenario.experiment import Experiment
 from psgdsim.signals import signals_to
 from psgdsim.sim.accounts import LinkAccounts
 from psgdsim.sim.changes import BackgroundTraffic, Courses, Delays, LinkConditions
+from psgdsim.sim.clock import Clock
 from psgdsim.sim.coroutines import Running
 from psgdsim.sim.evaluations import Evaluations
 from psgdsim.sim.execution import make as make_execution
@@ -47,7 +46,7 @@ class Simulation:
 
     def __init__(self, experiment: Experiment, progress: Progress | None = None) -> None:
         self.experiment = experiment
-        self.env = simpy.Environment()
+        self.env = Clock()
         gated = with_gates(experiment)
         self.bare, self.topology = gated.bare, gated.topology
         occupancy = Occupancy(len(self.topology.links))
@@ -70,6 +69,7 @@ class Simulation:
         self.faults = Faults(self, experiment.faults, gated.of_fault, self._conditions, len(experiment.changes))
         self.nodes += [SimNode(self, rank) for rank in range(experiment.num_ranks)]
         self._evaluations = Evaluations(experiment.task)
+        self._front = experiment.leaders[0]
         self._progress = progress
         self._programs: list[Running] = []
         self._left = len(self.nodes)
@@ -80,15 +80,22 @@ class Simulation:
 
     def run(self) -> Outcome:
         """Run all programs to their end, or to the first error."""
-        series = self.accounts.series
-        with signals_to(self._interrupt), rare_collections():
-            self._start_all()
-            while self._error is None and self._left and (time := self.env.peek()) != float("inf"):
-                if time > series.edge:
-                    series.advance(time)
-                self.env.step()
-                if self._must_look and self._is_stuck():
-                    break
+        with rare_collections(self.experiment.num_ranks):
+            with signals_to(self._interrupt):
+                self._run_programs()
+            return self._end()
+
+    def _run_programs(self) -> None:
+        self._start_all()
+        series, agenda, step = self.accounts.series, self.env.agenda, self.env.step
+        while agenda and self._error is None and self._left:
+            if agenda[0][0] > series.edge:
+                series.advance(agenda[0][0])
+            step()
+            if self._must_look and self._is_stuck():
+                break
+
+    def _end(self) -> Outcome:
         if self._error is None and self._left and not self._is_over:
             self._error = self._deadlock()
         for program in self._programs:
@@ -268,7 +275,7 @@ class Simulation:
     async def checkpoint(self, node: SimNode) -> bool:
         """Tell a node whether to go on after the step it ended."""
         schedule, step = self.experiment.task.schedule, node.step
-        if node.rank == self.experiment.leaders[0] and self._progress is not None:
+        if self._progress is not None and node.rank == self._front:
             self._progress(node.now, step, schedule.last_step, last_loss(self.nodes[0].log), node.log.sent_nbytes)
         return await self.ends.decide(node)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from psgdsim import rng, wire
 from psgdsim.errors import PeerLost, ProgramError, RecvTimeout
 from psgdsim.mailbox import Loss, Waiter
 from psgdsim.node import ANY, Collective, Job, Kernel, Message, Node, snapshot
+from psgdsim.sim.clock import Clock, Signal
 from psgdsim.sim.coroutines import OrderedMailbox, SimJob, gather, wait
 from psgdsim.sim.kernel_times import KernelTimes
 from psgdsim.sim.processor import Processor
@@ -16,8 +18,6 @@ from psgdsim.sim.values import numbers
 from psgdsim.trace import Activity
 
 if TYPE_CHECKING:
-    import simpy
-
     from psgdsim.sim.driver import Simulation
 
 
@@ -44,12 +44,12 @@ class SimNode(Node):
         self.rank = rank
         self.world_size = simulation.experiment.world_size
         self.num_servers = simulation.experiment.strategy.num_servers
-        self.log = simulation.experiment.start_log(rank, lambda: simulation.env.now)
+        self.log = simulation.experiment.start_log(rank, partial(getattr, simulation.env, "now"))
         self.mailbox = OrderedMailbox()
         self.models: Sequence[Any] = ()
         self.step = 0
         self._simulation = simulation
-        self._env: simpy.Environment = simulation.env
+        self._env: Clock = simulation.env
         experiment, topology = simulation.experiment, simulation.topology
         self._times = KernelTimes(
             experiment.compute.start(rank, rng.stream(experiment.scenario.seed, "compute", rank)),
@@ -62,13 +62,13 @@ class SimNode(Node):
         self.is_up, self.is_returning, self.fate = True, False, ""
         self._incarnation = 1
         self._alarms = 0
-        self._waiting: dict[Waiter, simpy.Event] = {}
+        self._waiting: dict[Waiter, Signal] = {}
         self._jobs: dict[SimJob, None] = {}
 
     @property
     def now(self) -> float:
         """The virtual time [s]."""
-        return float(self._env.now)
+        return self._env.now
 
     async def compute(self, kernel: Kernel, *arguments: Any) -> Any:
         """Run the kernel now, and let the time pass that the machine needs for it."""
@@ -78,7 +78,7 @@ class SimNode(Node):
             if kernel.judge is not None:
                 result = self._simulation.verdicts.take(kernel, arguments, result, self.log)
         else:
-            result = tuple(arguments[place] for place in kernel.forwards)
+            result = tuple([arguments[place] for place in kernel.forwards])
         activity: Activity = "encode" if kernel.kind == "codec" else "compute"
         if not kernel.is_concurrent and not (self.processor.is_idle and self._times.is_free(kernel)):
             self.log.enter(activity)
@@ -187,21 +187,21 @@ class SimNode(Node):
         if src is not ANY and src in lost:
             raise PeerLost(self.rank, src, lost[src])
 
-    def _wait_for(self, src: int | None, tag: str, timeout: float | None) -> tuple[Waiter, simpy.Event]:
+    def _wait_for(self, src: int | None, tag: str, timeout: float | None) -> tuple[Waiter, Signal]:
         """Begin to wait for a message; the event's value is None when the time is up."""
-        arrived = self._env.event()
-        waiter = Waiter(src, tag, arrived.succeed)
+        arrived = Signal(self._env)
+        waiter = Waiter(src, tag, arrived.fire)
         self.mailbox.wait(waiter)
         self._waiting[waiter] = arrived
         if timeout is not None:
             self._env.timeout(timeout).callbacks.append(lambda _: self._expire(waiter, arrived))
         return waiter, arrived
 
-    def _expire(self, waiter: Waiter, arrived: simpy.Event) -> None:
+    def _expire(self, waiter: Waiter, arrived: Signal) -> None:
         """End a receive whose time is up, unless a message has come at this very instant."""
         if not arrived.triggered:
             self.mailbox.cancel(waiter)
-            arrived.succeed(None)
+            arrived.fire(None)
 
     def lose(self, peer: int, cause: str) -> None:
         """Fail the receives that wait for a peer that is gone."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import simpy
 
+from psgdsim.sim.clock import Signal
 from psgdsim.sim.coroutines import wait
 
 
@@ -19,11 +20,11 @@ class Processor:
 
     def __init__(self, env: simpy.Environment) -> None:
         self._env = env
-        self._queue: deque[tuple[Callable[[float], float], simpy.Event]] = deque()
+        self._queue: deque[tuple[Callable[[float], float], Signal]] = deque()
         self._factor = 1.0
         self._left = self._since = 0.0
         self._timer: simpy.Event | None = None
-        self._done: simpy.Event | None = None
+        self._done: Signal | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -36,7 +37,7 @@ class Processor:
         Args:
             seconds: when the computation begins [s] -> how long it takes at full speed [s].
         """
-        done = self._env.event()
+        done = Signal(self._env)
         if self._done is not None:
             self._queue.append((seconds, done))
         elif not self._begin(seconds, done):
@@ -47,13 +48,13 @@ class Processor:
             self._give_up(done)
             raise
 
-    def _give_up(self, done: simpy.Event) -> None:
+    def _give_up(self, done: Signal) -> None:
         if self._done is done:
             self._next()
         else:
             self._queue = deque(entry for entry in self._queue if entry[1] is not done)
 
-    def _begin(self, seconds: Callable[[float], float], done: simpy.Event) -> bool:
+    def _begin(self, seconds: Callable[[float], float], done: Signal) -> bool:
         """Begin a computation; return False if it takes no time."""
         now = float(self._env.now)
         self._left, self._since = seconds(now), now
@@ -68,10 +69,11 @@ class Processor:
         self._timer.callbacks.append(self._end)
 
     def _end(self, timer: simpy.Event) -> None:
-        if timer is not self._timer or self._done is None:
+        done = self._done
+        if timer is not self._timer or done is None:
             return
-        self._done.succeed()
         self._next()
+        done.fire()
 
     def _next(self) -> None:
         """Go on with what has waited longest."""
@@ -79,7 +81,7 @@ class Processor:
         while self._queue and self._done is None:
             seconds, done = self._queue.popleft()
             if not self._begin(seconds, done):
-                done.succeed()
+                done.succeed()  # not at once: others are still to begin
 
     def slow_down(self, factor: float) -> None:
         """Take so many times longer from now on, for what is under way, too; 1 is full speed."""

@@ -12,6 +12,9 @@ class FrameSizes:
     """Remember the sizes of frames."""
 
     def __init__(self) -> None:
+        from jax.tree_util import tree_flatten
+
+        self._flatten = tree_flatten
         self._known: dict[Any, tuple[int, int]] = {}
 
     def of(self, payload: Any) -> tuple[int, int]:
@@ -20,9 +23,7 @@ class FrameSizes:
         Raises:
             CodecError: no frame can carry it.
         """
-        import jax
-
-        leaves, tree = jax.tree.flatten(payload)
+        leaves, tree = self._flatten(payload)
         key = (tree, *[leaf.code if isinstance(leaf, Value) else type(leaf) for leaf in leaves])
         sizes = self._known.get(key)
         if sizes is None:

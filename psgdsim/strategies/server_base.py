@@ -237,9 +237,13 @@ class Server:
             self._read[worker] = self._params_of(worker)
         return self._send(worker, tag, (content, self._version, number))
 
-    async def _send(self, worker: int, tag: str, answer: Any) -> None:
+    def _send(self, worker: int, tag: str, answer: Any) -> Coroutine[Any, Any, None]:
+        send = self._node.send(worker, answer, tag=tag)
+        return self._guarded(send) if self._tolerated else send
+
+    async def _guarded(self, send: Coroutine[Any, Any, None]) -> None:
         with contextlib.suppress(*self._tolerated):  # whoever receives is told of it, too
-            await self._node.send(worker, answer, tag=tag)
+            await send
 
     # --- workers come and go --------------------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ from psgdsim.scenario.experiment import build
 from psgdsim.sim.driver import run_sim
 from psgdsim.testing.checks import Check
 from psgdsim.testing.verify_codecs import verify_codecs
+from psgdsim.testing.verify_execution import verify_execution
 from psgdsim.testing.verify_network import verify_network
-from psgdsim.testing.verify_strategies import NUM_SCHEDULES, verify_strategies
+from psgdsim.testing.verify_strategies import NUM_SCHEDULES, NUM_UPDATES, verify_strategies
 
 CCDC_LOADS = {(4, 2): "3/4", (4, 3): "1/3", (5, 2): "9/10", (5, 3): "8/15", (6, 2): "1", (6, 3): "2/3", (6, 5): "1/5"}
 COMBINE_LOADS = {(4, 2): "5/4", (6, 3): "4/3"}
@@ -61,12 +62,15 @@ def _coded(code: str, world_size: int, redundancy: int) -> dict[str, Any]:
     return summary
 
 
-def verify(subjects: Sequence[str], num_schedules: int = NUM_SCHEDULES) -> Iterator[Check]:
+def verify(
+    subjects: Sequence[str], num_schedules: int = NUM_SCHEDULES, num_updates: int = NUM_UPDATES
+) -> Iterator[Check]:
     """Run the checks of some subjects, or of all if none is named.
 
     Args:
         subjects: names in `SUBJECTS`.
         num_schedules: how many random schedules each strategy is run through.
+        num_updates: how many gradients workers compute in the longest runs that are left to chance.
 
     Raises:
         PsgdsimError: there is no such subject.
@@ -75,13 +79,14 @@ def verify(subjects: Sequence[str], num_schedules: int = NUM_SCHEDULES) -> Itera
         if subject not in SUBJECTS:
             raise PsgdsimError(f"nothing to verify is called {subject!r}; {nearest(subject, SUBJECTS)}")
     for subject in subjects or SUBJECTS:
-        yield from SUBJECTS[subject](num_schedules)
+        yield from SUBJECTS[subject](num_schedules, num_updates)
 
 
-SUBJECTS: dict[str, Callable[[int], Iterator[Check]]] = {
-    "coded": lambda _: verify_coded(),
-    "codecs": lambda _: verify_codecs(),
-    "network": lambda _: verify_network(),
+SUBJECTS: dict[str, Callable[[int, int], Iterator[Check]]] = {
+    "coded": lambda _schedules, _updates: verify_coded(),
+    "codecs": lambda _schedules, _updates: verify_codecs(),
+    "execution": lambda _schedules, _updates: verify_execution(),
+    "network": lambda _schedules, _updates: verify_network(),
     "strategies": verify_strategies,
 }
-"""What can be verified, by name; random schedules per strategy -> the checks."""
+"""What can be verified, by name; random schedules per strategy and updates of long runs -> the checks."""

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import pytest
 
-from psgdsim import scenario
 from psgdsim.compilation import compile_clock
-from psgdsim.scenario.experiment import build
-from psgdsim.sim import execution
-from psgdsim.sim.driver import run_sim
+from psgdsim.scenario import from_dict
+from psgdsim.scenario.experiment import Experiment, build
+from psgdsim.testing.checks import Check
+from psgdsim.testing.training import run_scenario
+from psgdsim.testing.verify_execution import (
+    check_executions,
+    compare_outcomes,
+    run_in_batches,
+    small_scenario,
+    with_execution,
+)
 from psgdsim.trace import Outcome
-
-TOLERANCE = 1e-5
-"""Largest difference of a parameter, relative to the largest parameter."""
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "ring": {"kind": "all_reduce", "algorithm": "ring"},
@@ -34,43 +41,6 @@ CODECS: dict[str, dict[str, Any]] = {
     "top_k": {"kind": "error_feedback", "codec": {"kind": "top_k", "ratio": 0.25}},
 }
 
-
-def outcome(kind: str, **changes: Any) -> Outcome:
-    """Run a small scenario."""
-    base = {
-        "name": "execution",
-        "world_size": 4,
-        "batch_size": 8,
-        "max_steps": 12,
-        "model": {"kind": "mlp", "hidden": [16]},
-        "data": {"kind": "synthetic_classification", "num_samples": 200, "num_features": 6, "num_classes": 3},
-        "optimizer": {"kind": "adam", "learning_rate": 0.01},
-        "topology": {"kind": "star", "bandwidth": "100 Mbit/s", "latency": "50 us"},
-        "compute": {"kind": "exponential", "mean": "1 ms"},
-        "evaluate": {"every": "5 steps"},
-    }
-    found = run_sim(build(scenario.from_dict({**base, "execution": kind, **changes})))
-    if found.error is not None:
-        raise found.error
-    return found
-
-
-def same_but_for_rounding(exact: Outcome, batched: Outcome) -> None:
-    """Hold two outcomes against each other."""
-    assert batched.time == exact.time
-    for one, other in zip(exact.reports, batched.reports, strict=True):
-        assert (other.sent_nbytes, other.payload_nbytes) == (one.sent_nbytes, one.payload_nbytes)
-        assert [row["time"] for row in other.rows] == [row["time"] for row in one.rows]
-        for row, twin in zip(one.rows, other.rows, strict=True):
-            if "loss" in row:
-                assert twin["loss"] == pytest.approx(row["loss"], rel=1e-4)
-    for leaf, twin in zip(jax.tree.leaves(exact.models), jax.tree.leaves(batched.models), strict=True):
-        assert np.abs(leaf - twin).max() <= TOLERANCE * max(1e-30, np.abs(leaf).max())
-    assert [row["step"] for row in batched.evals] == [row["step"] for row in exact.evals]
-    for row, twin in zip(exact.evals, batched.evals, strict=True):
-        assert twin["test_loss"] == pytest.approx(row["test_loss"], rel=1e-4)
-
-
 PAIRS = [
     ("ring", "identity"),
     ("tree", "identity"),
@@ -85,26 +55,83 @@ PAIRS = [
 ]
 
 
+def experiment_of(strategy: str, codec: str = "identity", **changes: Any) -> Experiment:
+    """Build a small experiment."""
+    return build(from_dict(small_scenario(strategy=STRATEGIES[strategy], codec=CODECS[codec], **changes)))
+
+
+def wrong(checks: Sequence[Check]) -> list[Check]:
+    """Return the checks that fail, of some."""
+    assert checks
+    return [check for check in checks if not check.is_right]
+
+
 @pytest.mark.parametrize(("strategy", "codec"), PAIRS)
-def test_batched_execution_agrees_with_exact_execution(
-    strategy: str, codec: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(execution, "NUM_ALONE", 0)
-    changes = {"strategy": STRATEGIES[strategy], "codec": CODECS[codec]}
-    same_but_for_rounding(outcome("exact", **changes), outcome("batched", **changes))
+def test_batched_execution_agrees_with_exact_execution(strategy: str, codec: str) -> None:
+    # `psgdsim verify execution` compares all strategies and codecs.
+    assert wrong(list(check_executions("", experiment_of(strategy, codec)))) == []
 
 
 def test_a_short_run_makes_its_calls_one_by_one_with_the_same_result() -> None:
-    changes = {"strategy": STRATEGIES["parameter_server_async"]}
-    same_but_for_rounding(outcome("exact", **changes), outcome("batched", **changes))
+    experiment = experiment_of("parameter_server_async")
+    exact, batched = (run_scenario(with_execution(experiment, kind)) for kind in ("exact", "batched"))
+    assert wrong(list(compare_outcomes("", exact, batched))) == []
 
 
-def test_a_synchronous_round_compiles_once_however_many_rounds_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "NUM_ALONE", 0)
-    monkeypatch.setattr(execution, "MAX_GRADIENTS", 16)
+@functools.cache
+def short_outcome() -> Outcome:
+    """Return the outcome of a short run."""
+    return run_scenario(experiment_of("parameter_server", execution="exact", max_steps=4))
+
+
+def later(outcome: Outcome) -> None:
+    outcome.time += 1e-9
+
+
+def heavier(outcome: Outcome) -> None:
+    outcome.reports[1].payload_nbytes += 1
+
+
+def staler(outcome: Outcome) -> None:
+    outcome.reports[2].rows[3]["staleness"] += 1
+
+
+def lossier(outcome: Outcome) -> None:
+    outcome.reports[0].rows[-1]["loss"] *= 1 + 3e-4
+
+
+def other(outcome: Outcome) -> None:
+    outcome.models = jax.tree.map(lambda leaf: leaf + 1e-4, outcome.models)
+
+
+def no_number(outcome: Outcome) -> None:
+    outcome.models = jax.tree.map(lambda leaf: leaf * math.nan, outcome.models)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (later, "times, bytes, staleness"),
+        (heavier, "times, bytes, staleness"),
+        (staler, "times, bytes, staleness"),
+        (lossier, "losses"),
+        (other, "parameters"),
+        (no_number, "parameters"),
+    ],
+)
+def test_a_difference_between_executions_is_found(change: Callable[[Outcome], None], what: str) -> None:
+    exact = short_outcome()
+    changed = copy.deepcopy(exact)
+    change(changed)
+    assert wrong(list(compare_outcomes("x", exact, copy.deepcopy(exact)))) == []
+    assert [check.name for check in wrong(list(compare_outcomes("x", exact, changed)))] == [f"x: {what}"]
+
+
+def test_a_synchronous_round_compiles_once_however_many_rounds_there_are() -> None:
     clock, counts = compile_clock(), []
     for steps in (16, 48):
+        experiment = experiment_of("parameter_server", max_steps=steps, evaluate={"every": None})
         before = clock.num_programs
-        outcome("batched", strategy=STRATEGIES["parameter_server"], max_steps=steps, evaluate={"every": None})
+        run_in_batches(experiment, max_gradients=16)
         counts.append(clock.num_programs - before)
     assert counts[1] <= counts[0]

@@ -45,6 +45,9 @@ class Batched:
     """
 
     def __init__(self, max_gradients: int, num_alone: int = 0) -> None:
+        from jax.tree_util import tree_flatten
+
+        self._flatten = tree_flatten
         self._max_gradients = self._limit = max_gradients
         self._num_gradients = 0
         self._pending: list[Call] = []
@@ -65,9 +68,7 @@ class Batched:
         return self._call(kernel, arguments)
 
     def _call(self, kernel: Kernel, arguments: tuple[Any, ...]) -> Any:
-        import jax
-
-        leaves, tree = jax.tree.flatten(arguments)
+        leaves, tree = self._flatten(arguments)
         key: list[Any] = [id(kernel), tree]
         for i, leaf in enumerate(leaves):
             if type(leaf) is Handle:

@@ -9,7 +9,7 @@ as are in use and not as many as there are steps.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -81,20 +81,29 @@ def row_of(update: Call, chain: dict[Call, int], taken: set[Call]) -> Row | None
     def add(call: Call) -> bool:
         if call in taken or call.signature.num_addends or len(calls) == MAX_STEPS:
             return False
-        found = [visit(leaf) for leaf in call.inputs]
-        if None in found:
+        found = _all_of(map(visit, call.inputs))
+        if found is None:
             return False
         places[call] = len(calls)
         calls.append(call)
-        sources.append(tuple(source for source in found if source is not None))
+        sources.append(found)
         return True
 
-    found = [visit(leaf) for leaf in update.inputs[update.signature.num_carried :]]
-    if None in found:
+    ends = _all_of(map(visit, update.inputs[update.signature.num_carried :]))
+    if ends is None:
         return None
     kinds = tuple(leaf.code if type(leaf) is Handle else type(leaf) for leaf in outside)
-    ends = tuple(source for source in found if source is not None)
     return Row(update, calls, outside, Shape(tuple(c.signature for c in calls), (*sources, ends), kinds))
+
+
+def _all_of(sources: Iterable[Source | None]) -> tuple[Source, ...] | None:
+    """Return sources, or None at the first that is missing: to look for the others, too, takes exponentially long."""
+    found: list[Source] = []
+    for source in sources:
+        if source is None:
+            return None
+        found.append(source)
+    return tuple(found)
 
 
 def follow(first: Call, longest: int) -> list[Row]:
