@@ -10,7 +10,7 @@ from typing import NamedTuple
 from psgdsim.node import ANY, Message
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Waiter:
     """A pending receive: whom it waits for, for what, and whom to wake."""
 

@@ -260,7 +260,9 @@ class OrderedMailbox(Mailbox):
             stream: which of its sender's streams it is part of.
             is_shared: whether others receive the same object.
         """
-        queue = self._streams.setdefault((message.src, stream), deque())
+        queue = self._streams.get((message.src, stream))
+        if queue is None:
+            queue = self._streams[message.src, stream] = deque()
         due = self._dues[id(message)] = _Due(message, queue, is_shared)
         queue.append(due)
 
