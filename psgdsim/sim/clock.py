@@ -6,6 +6,7 @@ from heapq import heappop
 from typing import Any
 
 import simpy
+from simpy.core import EmptySchedule
 
 
 class Clock(simpy.Environment):
@@ -23,11 +24,14 @@ class Clock(simpy.Environment):
         self.agenda: list[tuple[float, Any, int, simpy.Event]] = self._queue
 
     def step(self) -> None:
-        """Let the next event happen; there must be one.
+        """Let the next event happen.
 
         Raises:
+            EmptySchedule: there is none.
             Exception: the event has failed, and nobody has taken note of that.
         """
+        if not self.agenda:
+            raise EmptySchedule
         time, _, _, event = heappop(self.agenda)
         self._now = self.now = time
         callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
