@@ -26,10 +26,15 @@ def read_table(path: Path) -> dict[str, np.ndarray]:
 
     Returns:
         name -> column: integers where all cells are, else floats with NaN for empty cells, else text.
+
+    Raises:
+        ValueError: the file is empty, or a row has more or fewer cells than the header.
     """
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
-        header = next(reader)
+        header = next(reader, None)
+        if header is None:
+            raise ValueError(f"{path}: expected a table with a header; the file is empty")
         columns: list[list[str]] = [[] for _ in header]
         # Millions of rows that live at once would keep the garbage collector busy; cells are nothing to it.
         while rows := list(itertools.islice(reader, CHUNK)):

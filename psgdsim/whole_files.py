@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import tempfile
@@ -32,11 +33,12 @@ def write_whole(path: Path, write: Callable[[io.BufferedIOBase], object]) -> Non
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the names in a folder written to the disk, where a system can do that."""
+    """Have the names in a folder written to the disk, where system and file system can do that; the file is there."""
     if not hasattr(os, "O_DIRECTORY"):
         return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from psgdsim.codecs.shapes import check_functions
 from psgdsim.compute_times import ComputeTime
 from psgdsim.errors import CodecError, ScenarioError
 from psgdsim.scenario.calibration import Clock, resolve_compute
@@ -182,9 +183,9 @@ def _check_codec(scenario: Scenario, task: Task) -> None:
 
     params = jax.eval_shape(lambda: task.init.function(0, None).params)
     try:
-        jax.eval_shape(task.codec.init, params)
+        check_functions(task.codec, params)
     except CodecError as error:
-        raise ScenarioError(f"scenario {scenario.name!r}: codec: {error}") from None
+        raise ScenarioError(f"scenario {scenario.name!r}: codec {scenario.codec.kind!r}: {error}") from None
 
 
 def _schedule(scenario: Scenario, rows: int) -> Schedule:

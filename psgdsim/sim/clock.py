@@ -20,7 +20,7 @@ class Clock(simpy.Environment):
     now: float = 0.0
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(0.0)
         self.agenda: list[tuple[float, Any, int, simpy.Event]] = self._queue
 
     def step(self) -> None:
@@ -43,7 +43,10 @@ class Clock(simpy.Environment):
 
 
 class Signal(simpy.Event):
-    """An event that somebody makes happen within another one, not as one more at the same time."""
+    """An event that somebody makes happen within another one, not as one more at the same time.
+
+    Whoever waits for it goes on before `fire` returns: all that it may look at must be in order before that.
+    """
 
     def fire(self, value: Any = None) -> None:
         """Let it happen now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -88,7 +89,7 @@ class Simulation:
     def _run_programs(self) -> None:
         self._start_all()
         series, agenda, step = self.accounts.series, self.env.agenda, self.env.step
-        while agenda and self._error is None and self._left:
+        while agenda and agenda[0][0] < math.inf and self._error is None and self._left:
             if agenda[0][0] > series.edge:
                 series.advance(agenda[0][0])
             step()

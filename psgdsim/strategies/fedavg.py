@@ -61,7 +61,8 @@ def fedavg(
         client_fraction: which share of the clients takes part in a round, C.
         local_epochs: how often each of them goes through its rows, E.
         on_peer_loss: `fail`, a client that is lost ends the run; `drop`, those that are there are drawn from, nobody
-            waits for one that is lost meanwhile, and one that has come back may be drawn again.
+            waits for one that is lost meanwhile, and one that has come back may be drawn again; at the end each client
+            takes its leave, with a small message more.
         full_batch: it takes all its rows at once, B infinite, whatever batch_size is.
         timeout: after so long from its beginning a round ends as soon as there is a quorum; updates that come later are
             dropped, and a client that is drawn again gives up what it still computes. Null to wait for all.

@@ -72,8 +72,8 @@ def lag(
             the largest ||d_i|| per length so far, if null. Only with trigger `server`.
         on_peer_loss: `fail`, a worker that is lost ends the run; `drop`, the server forgets what it had of one that is
             lost, and steps with the mean over the others, sum_i h_i times rows / (their rows). One that has come back
-            is called from the next step on, and sends its whole gradient first; of w's way it knows what it has seen
-            since. So begins each worker, with a message more each way, and so it ends, with one more.
+            may be called once the server has read so, and sends its whole gradient first; of w's way it knows what it
+            has seen since. So begins each worker, with a message more each way, and so it ends, with one more.
     """
     if trigger == "worker" and smoothness is not None:
         raise ValueError(f"smoothness: only with trigger 'server'; got trigger {trigger!r}")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from psgdsim.data.order import split_rows
-from psgdsim.errors import PeerLost
+from psgdsim.errors import PeerLost, RecvTimeout
 from psgdsim.node import Message, Node
 from psgdsim.strategies.lazy_base import BEGIN, MODEL, PUSH, WELCOME
 from psgdsim.strategies.local_sgd import MOVE
@@ -71,6 +71,8 @@ class LazyServer:
     async def _collect(self, asked: Sequence[int]) -> int:
         """Wait until each of some workers has answered, or is lost; return how many have sent something."""
         self._awaited, num_uploads = set(asked), 0
+        if not asked and self._tolerated:
+            await self._look()
         while self._awaited:
             message = await self._receive()
             if message is None:
@@ -106,10 +108,16 @@ class LazyServer:
 
     # --- workers come and go --------------------------------------------------------------------------------------
 
-    async def _receive(self) -> Message | None:
+    async def _look(self) -> None:
+        """Take note of who has been lost or has begun while nobody was called; no answer is due."""
+        with contextlib.suppress(RecvTimeout):
+            while True:
+                await self._receive(timeout=0.0)
+
+    async def _receive(self, timeout: float | None = None) -> Message | None:
         """Return the answer that comes next; None if first a worker is lost, begins or ends."""
         try:
-            message = await self._node.recv(tag=PUSH)
+            message = await self._node.recv(tag=PUSH, timeout=timeout)
         except self._tolerated as lost:
             self._lost = lost
             self._forget(lost.peer)

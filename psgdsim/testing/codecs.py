@@ -9,6 +9,7 @@ from typing import Any, Final
 from psgdsim import trees, wire
 from psgdsim.checkpoint import load, save
 from psgdsim.codecs.base import Codec
+from psgdsim.codecs.shapes import returned
 
 ROUNDING: Final = 2**-6
 """By how much sums of payloads may be off, relative to the largest addends: some roundings of bfloat16."""
@@ -48,6 +49,7 @@ def check_codec(codec: Codec, updates: list[Any] | None = None, *, keeps_zero: b
 
     Raises:
         AssertionError: a law is broken; the message says which, and for which update.
+        CodecError: `init`, `encode` or `decode` fails, or one returns no pair.
         TypeError: it is no codec.
 
     Example:
@@ -58,6 +60,7 @@ def check_codec(codec: Codec, updates: list[Any] | None = None, *, keeps_zero: b
         raise TypeError(f"expected a codec, as its factory returns it, such as top_k(ratio=0.1); got {codec!r}")
     tried = example_updates() if updates is None else updates
     for update in tried:
+        returned(codec, update)
         jitted = _Jitted(codec, update)
         _check_steps(jitted)
         _check_wire(jitted)

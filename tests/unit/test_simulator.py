@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import subprocess
 import sys
 
@@ -55,6 +56,27 @@ def test_a_deadlock_says_who_waits_for_what():
     assert "rank 0 (step 1) waits for recv(tag='never sent') from rank 1; unread: 'unasked' from rank 1" in str(error)
     assert "rank 2 (step 7) waits for checkpoint(step=6)" in str(error)
     assert "rank 1" not in str(error).split("\n", 1)[1].replace("from rank 1", "")
+
+
+def test_waiting_for_ever_is_a_deadlock_too():
+    async def worker(node, task):
+        await (node.sleep(math.inf) if node.rank else node.recv(1, tag="never sent", timeout=math.inf))
+
+    error = simulate(worker).error
+    assert isinstance(error, Deadlock)
+    assert "rank 0 (step 1) waits for recv(tag='never sent') from rank 1" in str(error)
+
+
+def test_the_time_is_a_float_whatever_was_slept():
+    times = []
+
+    async def worker(node, task):
+        times.append(node.now)
+        await node.sleep(1)
+        times.append(node.now)
+
+    assert simulate(worker).error is None
+    assert {type(time) for time in times} == {float}
 
 
 def test_awaiting_something_foreign_names_program_and_line():

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from psgdsim.tables import plain_text, read_table, table_text
 
@@ -21,6 +22,11 @@ def test_a_table_is_read_back_with_its_types(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table["time"], [1e-17, 2.0])
     np.testing.assert_array_equal(table["loss"], [0.1, np.nan])
     np.testing.assert_array_equal(table["extra"], [np.nan, 5.0])
+
+
+def test_an_empty_file_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"t\.csv: expected a table with a header; the file is empty"):
+        _through_a_file(tmp_path, "")
 
 
 def test_a_table_without_rows_keeps_its_columns(tmp_path: Path) -> None:

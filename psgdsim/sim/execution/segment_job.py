@@ -163,5 +163,5 @@ def _weighed(weights: Any, stack: Stack, dtype: Any, compiled: Compiled) -> Any:
     def compiler(_: tuple[str, Any, bool]) -> Callable[..., Any]:
         return devices.jit(lambda weights, rows: weigh(weights, rows, dtype, is_masked=is_masked), "shared")
 
-    rows = stack.array if stack.num else stack.array[None]
+    rows = stack.array if stack.num else stack.share()[None]
     return compiled.call(("weigh", str(dtype), is_masked), compiler, weights, rows)
