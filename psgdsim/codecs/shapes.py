@@ -77,10 +77,10 @@ def check_functions(codec: Codec, like: Any) -> None:
     """
     found = returned(codec, like)
     ends = ("encode returns a state of", found.encoder), ("decode returns a state of", found.decoder)
-    for what, tree, expected in (*((*end, found.state) for end in ends), ("it decodes to", found.update, like)):
+    for what, tree, expected in (*[(*end, found.state) for end in ends], ("it decodes to", found.update, like)):
         got, wanted = trees.shapes(tree), trees.shapes(expected)
         if got != wanted:
-            raise CodecError(f"{what} {got}; expected the same shapes and dtypes as before, {wanted}")
+            raise CodecError(f"{what} {got}; expected the shapes and dtypes that were given, {wanted}")
 
 
 def _pair(name: str, expected: str, function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:

@@ -97,7 +97,7 @@ def test_a_strategy_that_ends_early_has_failed(tmp_path):
 
 def test_a_codec_that_decodes_to_another_shape_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setitem(codecs._parts, "narrow", Part("codec", "narrow", narrow))
-    with pytest.raises(PsgdsimError, match="the codec decodes to"):
+    with pytest.raises(PsgdsimError, match="codec 'narrow': it decodes to"):
         psgdsim.run(
             "scenarios/plain_8nodes.yaml", out=tmp_path / "run", overrides=["codec={kind: narrow}", "max_steps=1"]
         )
