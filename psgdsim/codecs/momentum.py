@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
@@ -141,7 +140,7 @@ def dgc(
     def encode(update: Any, state: Memory, key: jax.Array) -> tuple[Any, Memory]:
         return codec.encode(update if clip is None else _clipped(update, clip), state, key)
 
-    return dataclasses.replace(codec, encode=encode)
+    return replace(codec, encode=encode)
 
 
 def _clipped(update: Any, bound: float) -> Any:

@@ -156,9 +156,10 @@ class SimNode(Node):
         self.log.enter("wait")
         try:
             message: Message | None = await wait(arrived)
-        except GeneratorExit:  # cancelled: what was on its way to this receive is for another
-            if arrived.triggered:
-                self._pass_on(arrived.value, src)
+        except GeneratorExit:  # cancelled when it was about to fail: another must be told of that loss
+            if arrived.triggered and src is ANY:
+                lost: Any = arrived.value
+                self._fail(self.mailbox.tell(Loss(lost.peer, lost.cause)), lost)
             raise
         finally:
             self.log.leave("wait")
@@ -172,13 +173,6 @@ class SimNode(Node):
     async def collective(self, operation: Collective, vector: Any, *, tag: str) -> Any:
         """Find out what comes of an operation without its messages where that can be."""
         return await self._simulation.shortcuts.way_of(operation)(self, vector, tag=tag)
-
-    def _pass_on(self, came: object, src: int | None) -> None:
-        """Pass on what has woken a receive that does not take it."""
-        if isinstance(came, Message):
-            self.mailbox.put_back(came)
-        elif isinstance(came, PeerLost) and src is ANY:
-            self._fail(self.mailbox.tell(Loss(came.peer, came.cause)), came)
 
     def _check_alive(self, src: int | None) -> None:
         lost = self._simulation.post.lost_by(self.rank)

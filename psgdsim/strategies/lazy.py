@@ -21,7 +21,7 @@ from psgdsim.strategies.lazy_base import (
     OnPeerLoss,
     Pace,
     Xi,
-    needs_all,
+    lazy_strategy,
 )
 from psgdsim.strategies.lazy_server import LazyServer
 from psgdsim.task import Task
@@ -96,15 +96,7 @@ def lag(
         else:
             await _AskingServer(node, task, tolerated, rule(node, task), smoothness).run()
 
-    return Strategy(
-        worker,
-        check,
-        server=server,
-        num_servers=1,
-        is_lock_step=False,
-        survives_loss=bool(tolerated),
-        needs_all=needs_all("lag"),
-    )
+    return lazy_strategy("lag", worker, server, check, tolerated)
 
 
 class _AskingServer(LazyServer):

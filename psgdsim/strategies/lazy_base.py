@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import deque
+from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
+from psgdsim.codecs.base import Codec
 from psgdsim.compilation import lazy_jit
 from psgdsim.data.order import split_rows
 from psgdsim.errors import PeerLost
 from psgdsim.node import Kernel, Node
 from psgdsim.optimizers import LearningRateSchedule
+from psgdsim.strategies.base import Program, Strategy
 from psgdsim.strategies.local_sgd import MOVE
 from psgdsim.strategies.outer import ZEROS
 from psgdsim.task import Task
@@ -42,9 +45,31 @@ WELCOME: Final = "welcome"
 an earlier one was meant for what the worker was before it crashed."""
 
 
-def needs_all(kind: str) -> str:
-    """Return why a run without on_peer_loss 'drop' cannot go on without a rank."""
-    return f"on_peer_loss is 'fail'; with 'drop', {kind} goes on with the workers that are left"
+def lazy_strategy(
+    kind: str,
+    worker: Program,
+    server: Program,
+    check: Callable[[int, Codec], None],
+    tolerated: tuple[type[PeerLost], ...],
+) -> Strategy:
+    """Return a strategy with one server that leads.
+
+    Args:
+        kind: its name.
+        worker: the program of the workers.
+        server: that of the server.
+        check: as in `Strategy`.
+        tolerated: the errors that do not end a run.
+    """
+    return Strategy(
+        worker,
+        check,
+        server=server,
+        num_servers=1,
+        is_lock_step=False,
+        survives_loss=bool(tolerated),
+        needs_all=f"on_peer_loss is 'fail'; with 'drop', {kind} goes on with the workers that are left",
+    )
 
 
 class Pace:

@@ -20,7 +20,7 @@ from psgdsim.strategies.lazy_base import (
     OnPeerLoss,
     Pace,
     Xi,
-    needs_all,
+    lazy_strategy,
     size,
 )
 from psgdsim.strategies.lazy_server import LazyServer
@@ -78,15 +78,7 @@ def laq(
     async def server(node: Node, task: Task) -> None:
         await _Server(node, task, tolerated, bits).run()
 
-    return Strategy(
-        worker,
-        check,
-        server=server,
-        num_servers=1,
-        is_lock_step=False,
-        survives_loss=bool(tolerated),
-        needs_all=needs_all("laq"),
-    )
+    return lazy_strategy("laq", worker, server, check, tolerated)
 
 
 class _Worker(LazyWorker):
