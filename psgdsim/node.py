@@ -74,6 +74,10 @@ class Message:
     payload: Any
 
 
+Take = Callable[[Message], Coroutine[Any, Any, Any]]
+"""What sees to a message that has come."""
+
+
 class Collective(Protocol):
     """An operation that all workers take part in, such as the sum of a vector over all of them."""
 
@@ -173,6 +177,30 @@ class Node(ABC):
                 receive has said so yet, or all other ranks are gone and nothing of them is left.
             RecvTimeout: nothing came within `timeout` seconds.
         """
+
+    async def recv_each(self, srcs: Sequence[int], take: Take, *, tag: str) -> Sequence[Any]:
+        """Receive one message from each of several ranks, and see to each as it comes.
+
+        A driver may know a quicker way, in which `take` is called once for all of them.
+
+        Args:
+            srcs: from whom; nobody else sends with this tag meanwhile.
+            take: called with each message, whose `src` is good for nothing but keeping what is of that rank in a
+                `ByRank`; what it awaits should be computations.
+            tag: of the messages.
+
+        Returns:
+            What `take` has returned, in the order of `srcs`; good for nothing but a weighted sum.
+        """
+        results: dict[int, Any] = {}
+        while len(results) < len(srcs):
+            message = await self.recv(tag=tag)
+            results[message.src] = await take(message)
+        return [results[src] for src in srcs]
+
+    async def send_each(self, dsts: Sequence[int], payload: Any, *, tag: str) -> None:
+        """Send the same to several ranks, a message to each; returns when the network has taken all of them."""
+        await self.gather(*(self.send(dst, payload, tag=tag) for dst in dsts))
 
     async def collective(self, operation: Collective, vector: Any, *, tag: str) -> Any:
         """Take part in an operation of all workers, and return its result; a driver may know a quicker way to it.

@@ -93,7 +93,8 @@ class RankLog:
     def _settle(self) -> None:
         """Charge the time since the last change to the activity that takes precedence; idle time is waiting."""
         now = self.clock()
-        self._seconds[self._current] += now - self._since
+        seconds = self._seconds
+        seconds[self._current] = seconds[self._current] + (now - self._since)  # arrays are not changed in place
         self._since = now
 
     def enter(self, activity: Activity) -> None:
@@ -113,6 +114,16 @@ class RankLog:
             while self._current < _IDLE and not self._active[self._current]:
                 self._current += 1
 
+    def enter_several(self, num: int) -> None:
+        """Begin so many transfers."""
+        for _ in range(num):
+            self.enter("transfer")
+
+    def leave_several(self, num: int) -> None:
+        """End so many transfers."""
+        for _ in range(num):
+            self.leave("transfer")
+
     @property
     def is_only_waiting(self) -> bool:
         """Whether the one activity under way is waiting."""
@@ -120,8 +131,8 @@ class RankLog:
 
     def charge_wait(self, activity: Activity, seconds: float) -> None:
         """Charge time that was counted as waiting to another activity."""
-        self._seconds[_PLACES[activity]] += seconds
-        self._seconds[_IDLE] -= seconds
+        self._seconds[_PLACES[activity]] = self._seconds[_PLACES[activity]] + seconds
+        self._seconds[_IDLE] = self._seconds[_IDLE] - seconds
 
     @contextmanager
     def during(self, activity: Activity) -> Iterator[None]:
@@ -141,9 +152,10 @@ class RankLog:
 
     def count_sent(self, nbytes: int, payload_nbytes: int, *, copies: int = 0) -> None:
         """Count what this rank puts on the network: whole frames, the tensors in them, and copies the network makes."""
-        self.sent_nbytes += nbytes
-        self.payload_nbytes += payload_nbytes
-        self.relay_nbytes += nbytes * copies
+        self.sent_nbytes = self.sent_nbytes + nbytes
+        self.payload_nbytes = self.payload_nbytes + payload_nbytes
+        if copies:
+            self.relay_nbytes += nbytes * copies
 
     def record(self, values: dict[str, Any]) -> None:
         """Add named values to the row of the step under way.
@@ -199,7 +211,7 @@ class RankLog:
 def _plain(value: Any, read: Callable[[Any], Any]) -> Any:
     """Return a Python number (or whatever is not a number, as it is)."""
     number = value if type(value) in _PLAIN else read(value)
-    return number.item() if hasattr(number, "item") else number
+    return number.item() if getattr(number, "shape", None) == () else number
 
 
 @dataclass

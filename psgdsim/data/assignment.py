@@ -7,9 +7,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from psgdsim.errors import nearest
+from psgdsim.per_rank import Parted, PerRank, per_rank, pick
 
 AssignmentName = Literal["subsets", "duplicate", "cyclic"]
 
@@ -42,13 +43,22 @@ class Assignment:
         """The number of blocks."""
         return len(self.holders)
 
-    def blocks_of(self, rank: int) -> tuple[int, ...]:
-        """Return the blocks that a rank holds, ascending; empty for a rank that holds none."""
+    def blocks_of(self, rank: Any) -> tuple[Any, ...]:
+        """Return the blocks that a rank holds, ascending; empty for a rank that holds none.
+
+        Args:
+            rank: which one; or a `PerRank`, for a `PerRank` of each of their blocks.
+        """
+        if type(rank) is PerRank:
+            held = [self.blocks_of(each) for each in rank.items]
+            if len(set(map(len, held))) > 1:
+                raise Parted("ranks hold different numbers of blocks")
+            return tuple(per_rank(blocks) for blocks in zip(*held, strict=True))
         return self._blocks.get(rank, ())
 
-    def owner(self, block: int) -> int:
-        """Return the smallest rank that holds a block."""
-        return self.holders[block][0]
+    def owner(self, block: Any) -> Any:
+        """Return the smallest rank that holds a block, or that of each rank."""
+        return pick(self.holders, block)[0]
 
     @cached_property
     def _blocks(self) -> dict[int, tuple[int, ...]]:

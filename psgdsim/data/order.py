@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from psgdsim import rng
+from psgdsim.per_rank import PerRank
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,25 +49,28 @@ class SampleOrder:
         self._seed = seed
         self._passes: list[dict[int, np.ndarray]] = [{} for _ in shards]
         self._last: dict[int, tuple[int, np.ndarray]] = {}
+        self._joint_passes: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
 
     def shard(self, block: int) -> np.ndarray:
         """Return the sample ids of a block, int32, in no order of use; the array is not to be changed."""
         return self._shards[block]
 
-    def ids(self, step: int, block: int) -> np.ndarray:
+    def ids(self, step: int, block: Any) -> Any:
         """Return the sample ids of one block in one step, int32, `(rows[block],)`; the array is not to be changed.
 
         All who ask for the same block of the same step one after the other get the same array.
 
         Args:
             step: the step; the first is 1.
-            block: the block, from 0.
+            block: the block, from 0; or a `PerRank` with that of each rank, for a `PerRank` of ids.
 
         Raises:
             ValueError: there is no such step or block.
         """
         import numpy as np
 
+        if type(block) is PerRank:
+            return self._ids_of_all(step, block)
         if step < 1 or not 0 <= block < len(self._shards):
             raise ValueError(f"expected step >= 1 and block in 0..{len(self._shards) - 1}; got {step} and {block}")
         if self._last.get(block, (0,))[0] == step:
@@ -84,14 +88,44 @@ class SampleOrder:
         self._last[block] = step, ids
         return ids
 
+    def _ids_of_all(self, step: int, blocks: PerRank) -> PerRank:
+        """Return the sample ids of the blocks of several ranks; a pass over all of them is kept as one array."""
+        import numpy as np
+
+        numbers = list(blocks.items)
+        if len({(self._rows[block], len(self._shards[block])) for block in numbers}) > 1 or not self._rows[numbers[0]]:
+            return PerRank([self.ids(step, block) for block in numbers])
+        count, length = self._rows[numbers[0]], len(self._shards[numbers[0]])
+        position, end, parts = (step - 1) * count, step * count, []
+        while position < end:
+            number, offset = divmod(position, length)
+            parts.append(self._pass_of_all(tuple(numbers), number)[:, offset : offset + end - position])
+            position += parts[-1].shape[1]
+        ids = np.concatenate(parts, axis=1)
+        ids.flags.writeable = False
+        return PerRank(ids)  # type: ignore[arg-type]
+
+    def _pass_of_all(self, blocks: tuple[int, ...], number: int) -> np.ndarray:
+        """Return one pass over the shards of several blocks, a row for each."""
+        import numpy as np
+
+        if (blocks, number) not in self._joint_passes:
+            if len(self._joint_passes) >= CACHED_PASSES:
+                del self._joint_passes[next(iter(self._joint_passes))]
+            self._joint_passes[blocks, number] = np.stack([self._draw_pass(block, number) for block in blocks])
+        return self._joint_passes[blocks, number]
+
+    def _draw_pass(self, block: int, number: int) -> np.ndarray:
+        """Draw one pass over a block's shard."""
+        return rng.stream(self._seed, "order", block, number).permutation(self._shards[block])
+
     def _pass(self, block: int, number: int) -> np.ndarray:
         """Return one pass over a block's shard."""
         cache = self._passes[block]
         if number not in cache:
             if len(cache) >= CACHED_PASSES:
                 del cache[next(iter(cache))]
-            generator = rng.stream(self._seed, "order", block, number)
-            cache[number] = generator.permutation(self._shards[block])
+            cache[number] = self._draw_pass(block, number)
         return cache[number]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from heapq import heappop
+from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Any
 
 import simpy
 from simpy.core import EmptySchedule
+from simpy.events import NORMAL
 
 
 class Clock(simpy.Environment):
@@ -41,6 +43,25 @@ class Clock(simpy.Environment):
             error: Any = event.value
             raise error
 
+    def at(self, time: float, action: Callable[[], None]) -> simpy.Event:
+        """Let something happen at that very time [s]: a delay added to the present time would be rounded.
+
+        Args:
+            time: not before now.
+            action: what happens; within this call if it is now.
+
+        Returns:
+            An event that fires then.
+        """
+        event = Signal(self)
+        event.callbacks.append(lambda _: action())
+        if time <= self.now:
+            event.fire()
+        else:
+            event.has_come()
+            heappush(self.agenda, (time, NORMAL, next(self._eid), event))
+        return event
+
 
 class Signal(simpy.Event):
     """An event that somebody makes happen within another one, not as one more at the same time.
@@ -48,9 +69,13 @@ class Signal(simpy.Event):
     Whoever waits for it goes on before `fire` returns: all that it may look at must be in order before that.
     """
 
+    def has_come(self, value: Any = None) -> None:
+        """Take note that it happens, when the clock comes to it."""
+        self._ok, self._value = True, value
+
     def fire(self, value: Any = None) -> None:
         """Let it happen now."""
-        self._ok, self._value = True, value
+        self.has_come(value)
         callbacks, self.callbacks = self.callbacks, None  # type: ignore[assignment]
         for callback in callbacks:
             callback(self)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from psgdsim import rng
 from psgdsim.errors import Deadlock, Interrupted, PsgdsimError, RankFailed, StrategyError, place
 from psgdsim.node import Message
+from psgdsim.per_rank import Parted
 from psgdsim.scenario.changes import Background, Course
 from psgdsim.scenario.experiment import Experiment
 from psgdsim.signals import signals_to
@@ -19,10 +21,12 @@ from psgdsim.sim.clock import Clock
 from psgdsim.sim.coroutines import Running
 from psgdsim.sim.evaluations import Evaluations
 from psgdsim.sim.execution import make as make_execution
+from psgdsim.sim.execution import pays_off
 from psgdsim.sim.faults import Faults
 from psgdsim.sim.garbage import rare_collections
 from psgdsim.sim.gates import with_gates
 from psgdsim.sim.last_loss import last_loss
+from psgdsim.sim.lockstep import LockstepNode
 from psgdsim.sim.network import Network
 from psgdsim.sim.node import SimNode
 from psgdsim.sim.notes import Notes
@@ -43,10 +47,16 @@ class Simulation:
     Args:
         experiment: what to run.
         progress: told after every step of the first rank that leads.
+        is_lockstep: whether all workers are carried on as one (see `lockstep`).
+
+    Attributes:
+        in_step: the ranks that are carried on as one, if any.
+        nodes: by rank; those that are carried on as one have one in common.
     """
 
-    def __init__(self, experiment: Experiment, progress: Progress | None = None) -> None:
+    def __init__(self, experiment: Experiment, progress: Progress | None = None, *, is_lockstep: bool = False) -> None:
         self.experiment = experiment
+        self.in_step = range(experiment.world_size if is_lockstep else 0)
         self.env = Clock()
         gated = with_gates(experiment)
         self.bare, self.topology = gated.bare, gated.topology
@@ -54,11 +64,9 @@ class Simulation:
         self.network = Network(self.env, self.topology, experiment.scenario.network, occupancy=occupancy)
         self.accounts = LinkAccounts(self.network, occupancy, len(self.bare.links))
         self.shortcuts = Shortcuts(self)
-        self.nodes: list[SimNode] = []
+        self.nodes: list[Any] = []
         self.sizes = FrameSizes()
-        self.execution = make_execution(
-            "exact" if experiment.strategy.is_bitwise else experiment.scenario.execution, experiment.num_ranks
-        )
+        self.execution = make_execution(kind_of(experiment), experiment.num_ranks, len(self.in_step))
         self.verdicts = Verdicts()
         delays = Delays(experiment.changes, self.bare, experiment.scenario.seed)
         self.post = Post(self.env, self.network, self.nodes, self.deliver, delays if delays.has_any else None)
@@ -68,12 +76,14 @@ class Simulation:
         self.outages = Outages(self.env, self.network, self.post, hosts, timeout, self.look)
         self._conditions = LinkConditions(self.network, self.outages.begin, self.outages.end)
         self.faults = Faults(self, experiment.faults, gated.of_fault, self._conditions, len(experiment.changes))
-        self.nodes += [SimNode(self, rank) for rank in range(experiment.num_ranks)]
+        if is_lockstep:
+            self.nodes += [LockstepNode(self, self.in_step)] * len(self.in_step)
+        self.nodes += [SimNode(self, rank) for rank in range(len(self.nodes), experiment.num_ranks)]
         self._evaluations = Evaluations(experiment.task)
         self._front = experiment.leaders[0]
         self._progress = progress
         self._programs: list[Running] = []
-        self._left = len(self.nodes)
+        self._left = len(set(self.nodes))
         self._error: BaseException | None = None
         self._where = ""
         self.ends = StepEnds(self)
@@ -116,15 +126,11 @@ class Simulation:
         Args:
             read: turns values into numbers; None if nothing more can be computed.
         """
-        digests = Digests()
+        digests = None if read is None else Digests()
+        reports = [report for node in self._members for report in node.reports(read or known, digests)]
         return Outcome(
-            time=max(node.log.rows[-1]["time"] if node.log.rows else 0.0 for node in self.nodes),
-            reports=[
-                node.log.report(
-                    read or known, digests.of(node.models) if read is not None else "", len(node.mailbox.unread)
-                )
-                for node in self.nodes
-            ],
+            time=max(report.rows[-1]["time"] if report.rows else 0.0 for report in reports),
+            reports=reports,
             evals=self._evaluations.rows(is_over=read is None or isinstance(self._error, Interrupted)),
             models=[] if read is None else read(list(self.first.models)),
             error=self._as_error(),
@@ -133,8 +139,13 @@ class Simulation:
             network_events=self.notes.network,
         )
 
+    @cached_property
+    def _members(self) -> list[Any]:
+        """The nodes, each once."""
+        return list(dict.fromkeys(self.nodes))
+
     @property
-    def first(self) -> SimNode:
+    def first(self) -> Any:
         """The first rank that leads and is up, or the first that leads if none is."""
         leaders = self.experiment.leaders
         return next((self.nodes[rank] for rank in leaders if self.nodes[rank].is_up), self.nodes[leaders[0]])
@@ -143,7 +154,7 @@ class Simulation:
     def _is_over(self) -> bool:
         """Whether the servers have ended a run, and the only ones left have come back too late to be told."""
         return self._is_dismissed and all(
-            program.is_done or node.is_restarted for node, program in zip(self.nodes, self._programs, strict=True)
+            program.is_done or node.is_restarted for node, program in zip(self._members, self._programs, strict=True)
         )
 
     @property
@@ -167,25 +178,30 @@ class Simulation:
             elif isinstance(change, Background):
                 generator = rng.stream(self.experiment.scenario.seed, "background", i)
                 BackgroundTraffic(self.env, self.network, change, generator, self.look)
-        for node in self.nodes:
+        for node in self._members:
             self._programs.append(self._start(node))
         self.faults.start()
-        for node in self.nodes:
+        for node in () if self.in_step else self.nodes:
             self.faults.begin_step(node.rank, 1)
 
-    def _start(self, node: SimNode) -> Running:
+    def _start(self, node: Any) -> Running:
         def on_end(program: Running) -> None:
             self._left -= not node.is_returning
             node.end_jobs()
             if program.error is not None:
                 self.fail(node.rank, program.error)
             elif not program.is_cancelled:
-                self.ends.end(node.rank)
-                if node.rank in self.experiment.leaders:
+                self.ends.end(node.ranks)
+                if node.ranks[0] in self.experiment.leaders:
                     self._forget_absent()
 
-        program = self.experiment.strategy.program(node.rank, self.experiment.world_size)
-        return Running(self.env, program(node, self.experiment.task), on_end)
+        program = self.experiment.strategy.program(node.ranks[0], self.experiment.world_size)
+
+        async def run() -> None:
+            await program(node, self.experiment.task)
+            await node.catch_up()
+
+        return Running(self.env, run() if self.in_step else program(node, self.experiment.task), on_end)
 
     def _forget_absent(self) -> None:
         """Expect nobody back once the servers that lead a run have ended."""
@@ -240,7 +256,7 @@ class Simulation:
         self._must_look = False
         if self.post.is_busy or any(node.is_returning for node in self.nodes):
             return False
-        return all(program.is_done or node.is_idle for node, program in zip(self.nodes, self._programs, strict=True))
+        return all(program.is_done or node.is_idle for node, program in zip(self._members, self._programs, strict=True))
 
     def fail(self, rank: int, error: BaseException) -> None:
         """End the run because of an error in a program."""
@@ -258,7 +274,7 @@ class Simulation:
 
     def _deadlock(self) -> Deadlock:
         lines = []
-        for node, program in zip(self.nodes, self._programs, strict=True):
+        for node, program in zip(self._members, self._programs, strict=True):
             if program.is_done:
                 continue
             waits = [str(waiter) for waiter in node.mailbox.waiters]
@@ -273,16 +289,37 @@ class Simulation:
 
     # --- the end of a step ------------------------------------------------------------------------------------
 
-    async def checkpoint(self, node: SimNode) -> bool:
+    async def checkpoint(self, node: Any) -> bool:
         """Tell a node whether to go on after the step it ended."""
         schedule, step = self.experiment.task.schedule, node.step
-        if self._progress is not None and node.rank == self._front:
-            self._progress(node.now, step, schedule.last_step, last_loss(self.nodes[0].log), node.log.sent_nbytes)
+        if self._progress is not None and node is self.nodes[self._front]:
+            nbytes = node.log.sent_nbytes if isinstance(node.log.sent_nbytes, int) else int(node.log.sent_nbytes[0])
+            self._progress(node.first_time, step, schedule.last_step, last_loss(self.nodes[0].log), nbytes)
         return await self.ends.decide(node)
 
-    def evaluate(self, step: int) -> float | None:
+    def evaluate(self, step: int, time: float) -> float | None:
         """Evaluate the models of the first rank that leads; return the best test accuracy if it may end the run."""
-        return self._evaluations.add(float(self.env.now), step, self.first.models)
+        return self._evaluations.add(time, step, self.first.models)
+
+
+def kind_of(experiment: Experiment) -> str:
+    """Return how the values of an experiment are computed: `exact` or `batched`."""
+    return "exact" if experiment.strategy.is_bitwise else experiment.scenario.execution
+
+
+def can_be_in_step(experiment: Experiment) -> bool:
+    """Whether all workers of an experiment may be carried on as one, as far as is known before it is run."""
+    scenario, schedule = experiment.scenario, experiment.task.schedule
+    return (
+        experiment.strategy.is_spmd
+        and experiment.strategy.is_lock_step
+        and experiment.world_size > 1
+        and kind_of(experiment) == "batched"
+        and experiment.trace != "full"
+        and not (experiment.faults or experiment.changes)
+        and not (experiment.strategy.num_servers and (scenario.codec_rate or schedule.max_time is not None))
+        and pays_off(experiment.num_ranks, experiment.world_size * schedule.last_step)
+    )
 
 
 def run_sim(experiment: Experiment, progress: Progress | None = None) -> Outcome:
@@ -295,4 +332,12 @@ def run_sim(experiment: Experiment, progress: Progress | None = None) -> Outcome
     Returns:
         The outcome; `error` holds what went wrong in a program.
     """
+    if can_be_in_step(experiment):
+        try:
+            outcome = Simulation(experiment, progress, is_lockstep=True).run()
+        except Parted:
+            pass
+        else:
+            if outcome.error is None or isinstance(outcome.error, Interrupted):
+                return outcome  # any other error is told of the rank that it happens to
     return Simulation(experiment, progress).run()

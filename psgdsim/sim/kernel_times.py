@@ -36,16 +36,42 @@ class KernelTimes:
             arguments: what it is called with.
             result: what comes of it.
         """
-        return lambda begin: self._time(kernel, arguments, result, begin)
+        return lambda begin: self.seconds(kernel, *self.measure(kernel, arguments, result), begin)
 
-    def _time(self, kernel: Kernel, arguments: tuple[Any, ...], result: Any, begin: float) -> float:
+    def measure(self, kernel: Kernel, arguments: tuple[Any, ...], result: Any) -> tuple[float, float | None]:
+        """Return how much a call of a kernel works on, and its share of the time if it is one of several.
+
+        Args:
+            kernel: the kernel.
+            arguments: what it is called with.
+            result: what comes of it.
+
+        Returns:
+            Bytes of a codec, else times a rank's batch of rows.
+        """
         if kernel.kind == "codec" and self._codec_rate is not None:
-            return float(max(map(_nbytes, (arguments, result))) / self._codec_rate / self._speed)
+            return float(max(map(_nbytes, (arguments, result)))), None
+        if kernel.rows is None:
+            return 0.0, None
+        share = None if kernel.share is None else kernel.share(*arguments)
+        return 0.0 if kernel.continues else kernel.rows(*arguments) / self._rank_rows, share
+
+    def seconds(self, kernel: Kernel, amount: float, share: float | None, begin: float) -> float:
+        """Find out, once, how long a call takes [s].
+
+        Args:
+            kernel: the kernel.
+            amount: as `measure` says.
+            share: likewise.
+            begin: when it begins [s].
+        """
+        if kernel.kind == "codec" and self._codec_rate is not None:
+            return amount / self._codec_rate / self._speed
         if kernel.rows is None:
             return 0.0
         if not kernel.continues:
-            self._whole = self._draw(begin, kernel.rows(*arguments) / self._rank_rows) / self._speed
-        return self._whole if kernel.share is None else self._whole * kernel.share(*arguments)
+            self._whole = self._draw(begin, amount) / self._speed
+        return self._whole if share is None else self._whole * share
 
 
 def _nbytes(tree: Any) -> int:

@@ -19,5 +19,5 @@ def last_loss(log: RankLog) -> float | None:
         if not isinstance(loss, Value):
             return None if loss is None else float(loss)
         if loss.is_ready:
-            return float(loss.numbers)
+            return float(loss.numbers.ravel()[0])
     return None

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import simpy
 
 from psgdsim import rng, wire
 from psgdsim.errors import PeerLost, ProgramError, RecvTimeout
 from psgdsim.mailbox import Loss, Waiter
-from psgdsim.node import ANY, Collective, Job, Kernel, Message, Node, snapshot
+from psgdsim.node import ANY, Collective, Job, Kernel, Message, Node, Take, snapshot
+from psgdsim.per_rank import Each, Parted, PerRank
 from psgdsim.sim.clock import Clock, Signal
 from psgdsim.sim.coroutines import OrderedMailbox, SimJob, gather, wait
 from psgdsim.sim.kernel_times import KernelTimes
 from psgdsim.sim.processor import Processor
-from psgdsim.sim.values import numbers
-from psgdsim.trace import Activity
+from psgdsim.sim.values import Digests, numbers
+from psgdsim.sim.wave import Wave
+from psgdsim.trace import Activity, RankReport
 
 if TYPE_CHECKING:
     from psgdsim.sim.driver import Simulation
@@ -29,6 +34,7 @@ class SimNode(Node):
         rank: which one it is.
 
     Attributes:
+        ranks: this one.
         log: what this rank did.
         mailbox: what came for it.
         models: the models of the last checkpoint.
@@ -41,7 +47,7 @@ class SimNode(Node):
     """
 
     def __init__(self, simulation: Simulation, rank: int) -> None:
-        self.rank = rank
+        self.rank, self.ranks = rank, range(rank, rank + 1)
         self.world_size = simulation.experiment.world_size
         self.num_servers = simulation.experiment.strategy.num_servers
         self.log = simulation.experiment.start_log(rank, partial(getattr, simulation.env, "now"))
@@ -64,11 +70,15 @@ class SimNode(Node):
         self._alarms = 0
         self._waiting: dict[Waiter, Signal] = {}
         self._jobs: dict[SimJob, None] = {}
+        self._waves: dict[str, Any] = {}  # by tag, what has come from all workers that are carried on as one
+        self._wave_events: dict[str, simpy.Event] = {}
 
     @property
     def now(self) -> float:
         """The virtual time [s]."""
         return self._env.now
+
+    earliest = first_time = now
 
     async def compute(self, kernel: Kernel, *arguments: Any) -> Any:
         """Run the kernel now, and let the time pass that the machine needs for it."""
@@ -138,6 +148,8 @@ class SimNode(Node):
         return self._simulation.sizes.of(payload)
 
     def _check_peer(self, dst: int) -> None:
+        if dst in self._simulation.in_step:
+            raise Parted(f"rank {self.rank} sends to rank {dst} alone")
         last = self.world_size + self.num_servers - 1
         if dst == self.rank or not 0 <= dst <= last:
             raise ProgramError(f"rank {self.rank} sends to rank {dst}; expected another of 0 to {last}")
@@ -169,6 +181,45 @@ class SimNode(Node):
         if message is None:
             raise RecvTimeout(self.rank, "any rank" if src is ANY else src, tag, timeout or 0.0)
         return message
+
+    async def recv_each(self, srcs: Sequence[int], take: Take, *, tag: str) -> Sequence[Any]:
+        """Receive from ranks that are carried on as one in one go."""
+        if srcs != self._simulation.in_step:
+            return await super().recv_each(srcs, take, tag=tag)
+        if tag not in self._waves:
+            arrived = self._wave_events[tag] = self._env.event()
+            with self.log.during("wait"):
+                await wait(arrived)
+        num, payload, start = len(srcs), self._waves.pop(tag), self.now
+        result = await take(Message(PerRank(srcs), tag, payload))  # type: ignore[arg-type]
+        if self.now != start:
+            raise Parted(f"rank {self.rank} takes its time for each message")
+        return Each(result, num)  # type: ignore[return-value]
+
+    def take_wave(self, tag: str, payload: Any) -> None:
+        """Take what has come from all ranks that are carried on as one."""
+        if tag in self._waves:
+            raise Parted(f"messages {tag!r} wait for rank {self.rank}")
+        self._waves[tag] = payload
+        arrived = self._wave_events.pop(tag, None)
+        if arrived is not None:
+            arrived.succeed()  # not at once: those that have sent it go on first
+
+    async def send_each(self, dsts: Sequence[int], payload: Any, *, tag: str) -> None:
+        """Send to ranks that are carried on as one in one go."""
+        if dsts != self._simulation.in_step:
+            await super().send_each(dsts, payload, tag=tag)
+            return
+        workers: Any = self._simulation.nodes[dsts[0]]
+        sizes = self.frame_sizes(payload)
+        wire.check_tag(tag)
+        self.log.count_sent(len(dsts) * sizes[0], len(dsts) * sizes[1])
+        workers.wave_starts(self.rank, tag)
+        wave = Wave(self._env, self._simulation.network, payload, lambda _: None, lambda _: None)
+        with self._simulation.post.busy(), self.log.during("transfer"):
+            wave.send([self.host] * len(dsts), workers.hosts, sizes[0], np.full(len(dsts), self.now))
+            await wait(wave.over)
+        workers.wave_ends(wave)
 
     async def collective(self, operation: Collective, vector: Any, *, tag: str) -> Any:
         """Find out what comes of an operation without its messages where that can be."""
@@ -207,6 +258,12 @@ class SimNode(Node):
             self._waiting[waiter].fail(error)
             self._waiting[waiter].defused = True  # the receive may be cancelled before it sees this
 
+    async def catch_up(self) -> None:
+        """Do nothing: a rank of its own is never ahead of the clock."""
+
+    def set_time(self, time: float) -> None:
+        """Do nothing: its time is the clock's."""
+
     @property
     def is_idle(self) -> bool:
         """Whether it can do nothing until a message comes or the others are there, too."""
@@ -216,6 +273,16 @@ class SimNode(Node):
     def is_restarted(self) -> bool:
         """Whether its program has crashed and begun anew."""
         return self._incarnation > 1
+
+    def reports(self, read: Callable[[Any], Any], digests: Digests | None) -> list[RankReport]:
+        """Return the report of this rank.
+
+        Args:
+            read: turns values into numbers.
+            digests: of models; None if nothing more can be computed.
+        """
+        digest = "" if digests is None else digests.of(self.models)
+        return [self.log.report(read, digest, len(self.mailbox.unread))]
 
     def end_jobs(self) -> None:
         """End what the program has spawned: nothing of it outlives the program."""

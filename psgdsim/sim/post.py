@@ -7,7 +7,8 @@ the network copies reaches those that are left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import simpy
@@ -83,12 +84,22 @@ class Post:
         self._deliver, self._delay = deliver, delay
         self._topology = network.topology
         self._under_way: dict[Transfer, None] = {}
+        self._num_others = 0
         self.lost: dict[int, dict[int, str]] = {}
 
     @property
     def is_busy(self) -> bool:
         """Whether any message is under way."""
-        return bool(self._under_way)
+        return bool(self._under_way) or self._num_others > 0
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Hold that a message is under way that is none of these here, for the length of a block."""
+        self._num_others += 1
+        try:
+            yield
+        finally:
+            self._num_others -= 1
 
     # --- sending ----------------------------------------------------------------------------------------------
 

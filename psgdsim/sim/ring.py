@@ -2,7 +2,8 @@
 
 In phase p rank i sends chunk i - p to its successor, which takes t, and goes on when it has got one from its
 predecessor: end(i, p) = start(i, p) + t and start(i, p + 1) = max(end(i, p), end(i - 1, p)). That is linear in the
-algebra of max and +, so each phase is one step for all ranks.
+algebra of max and +, so each phase is one step for all ranks. A rank always sends, or waits for what is on its way to
+it, but for the time from end(i, p) to start(i - 1, p) where its predecessor begins that late.
 Source: Baccelli, Cohen, Olsder and Quadrat, "Synchronization and Linearity", Wiley 1992, section 1.2.
 """
 
@@ -128,29 +129,47 @@ def course(ways: Ways, starts: Floats, nbits: Floats) -> Course:
     num, num_phases = len(starts), 2 * (len(starts) - 1)
     length = math.ceil(num_phases / MAX_SPANS)  # of a span
     twice = np.concatenate([nbits, nbits])
-    sent, transfer = np.zeros(num), np.zeros(num)
+    sent, gaps = np.zeros(num), np.zeros(num)
     marks: list[tuple[Floats, Floats]] = []
-    start, start_before = starts, _of_predecessor(starts)
+    # Before the first rank stands its predecessor, the last one.
+    start, end, lasts = np.empty(num + 1), np.empty(num + 1), np.empty(num)
+    start[1:], start[0] = starts, starts[-1]
+    lengths = ways.delay + np.outer([nbits.min(), nbits.max()], ways.pace)
+    may_wait = 0  # so many phases from now on nobody begins before its predecessor has begun
     for phase in range(num_phases):
         size = twice[-phase % num :][:num]
-        enter = start + ways.delay
-        end = enter + size * ways.pace
+        np.add(start[1:], ways.delay, out=end[1:])
         if phase % length == 0:
-            marks.append((enter, sent))
+            marks.append((end[1:].copy(), sent))
+        np.multiply(size, ways.pace, out=lasts)
+        end[1:] += lasts
+        end[0] = end[-1]
         sent = sent + size
         if phase % length == length - 1 or phase == num_phases - 1:
-            marks.append((end, sent))
-        end_before = _of_predecessor(end)
-        transfer += (end - start) + np.maximum(end_before - np.maximum(end, start_before), 0.0)
-        start = np.maximum(end, end_before)
-        start_before = _of_predecessor(start)
+            marks.append((end[1:].copy(), sent))
+        if may_wait == 0:
+            gaps += np.maximum(start[:-1] - end[1:], 0.0)
+            may_wait = _num_close(start, lengths)
+        else:
+            may_wait -= 1
+        np.maximum(end[1:], end[:-1], out=start[1:])
+        start[0] = start[-1]
     times, amounts = (np.array(each) for each in zip(*marks, strict=True))
-    return Course(start, transfer, Traffic(ways, float(starts.min()), times, amounts))
+    ends = start[1:].copy()
+    return Course(ends, ends - starts - gaps, Traffic(ways, float(starts.min()), times, amounts))
 
 
-def _of_predecessor(values: Floats) -> Floats:
-    """Return for each rank what its predecessor has."""
-    return np.concatenate((values[-1:], values[:-1]))
+def _num_close(start: Floats, lengths: Floats) -> int:
+    """Return in how many phases from the next one on no rank is done before its predecessor begins.
+
+    Args:
+        start: when the ranks begin a phase [s].
+        lengths: the shortest and the longest time that each takes for one [s], shape (2, N).
+    """
+    shortest, longest = float(lengths.min()), float(lengths.max())
+    if longest <= shortest:
+        return 1 << 30 if start.max() - start.min() < shortest else 0
+    return max(0, int((shortest - (start.max() - start.min())) / (longest - shortest)) - 1)
 
 
 def _sum(vectors: Sequence[Any]) -> Any:

@@ -19,14 +19,17 @@ from psgdsim.collectives import ring_all_reduce
 from psgdsim.collectives.base import offsets
 from psgdsim.errors import ProgramError, SimulationError
 from psgdsim.node import Collective
+from psgdsim.per_rank import Each, Parted
 from psgdsim.sim import ring
 from psgdsim.sim.coroutines import wait
 from psgdsim.sim.execution.exact import Exact
 from psgdsim.sim.paths import Paths
+from psgdsim.sim.sharing import Floats, Ints
 from psgdsim.sim.values import Computed
 
 if TYPE_CHECKING:
     from psgdsim.sim.driver import Simulation
+    from psgdsim.sim.lockstep import LockstepNode
     from psgdsim.sim.node import SimNode
 
 
@@ -172,18 +175,45 @@ class Shortcuts:
     async def _settle(self, node: SimNode) -> None:
         """Find out how it goes, now that all have come, and wake each rank when it is done."""
         calls, self._calls = [self._calls[rank] for rank in range(self._num)], {}
-        ways = self._ways
-        assert ways is not None
-        sizes = np.array(self._chunks(node, calls[0].vector))
-        overhead = self._simulation.experiment.scenario.network.message_overhead.nbytes
-        course = ring.course(ways, np.array([call.time for call in calls]), 8.0 * (sizes[:, 0] + overhead))
-        self._simulation.accounts.book(course.traffic)
+        course, sent = self._course(calls[0].vector, np.array([call.time for call in calls]))
         total = await self._total(node, [call.vector for call in calls])
-        # A rank passes on every chunk twice, but for those that its two successors begin with.
-        sent = 2 * sizes.sum(axis=0) - np.roll(sizes, -1, axis=0) - np.roll(sizes, -2, axis=0)
         results = zip(calls, course.ends.tolist(), course.transfer.tolist(), sent.tolist(), strict=True)
         for call, end, seconds, nbytes in results:
             call.end.fire_at(end, (total, seconds, nbytes))
+
+    def _course(self, vector: Any, starts: Floats) -> tuple[ring.Course, Ints]:
+        """Find out how it goes for vectors like this one, and book it.
+
+        Returns:
+            How it goes, and for each rank the sizes of all frames that it sends and of the tensors in them [byte].
+        """
+        assert self._ways is not None
+        sizes = self._chunks(vector)
+        overhead = self._simulation.experiment.scenario.network.message_overhead.nbytes
+        course = ring.course(self._ways, starts, 8.0 * (sizes[:, 0] + overhead))
+        self._simulation.accounts.book(course.traffic)
+        # A rank passes on every chunk twice, but for those that its two successors begin with.
+        return course, 2 * sizes.sum(axis=0) - np.roll(sizes, -1, axis=0) - np.roll(sizes, -2, axis=0)
+
+    async def take_together(self, node: LockstepNode, operation: Collective, vector: Any, *, tag: str) -> Any:
+        """Do what `take` does for all workers, carried on as one."""
+        if self.way_of(operation) is operation or vector.dtype != np.float32:
+            raise Parted("a collective of many messages")
+        wire.check_tag(f"{tag} rs{self._num - 2}")
+        if self._simulation.post.is_busy:
+            raise Parted(f"collective {tag!r} while a message is on its way")
+        node.log.enter("wait")
+        await node.catch_up()
+        course, sent = self._course(vector, node.times)
+        total = await node.compute(
+            self._simulation.experiment.task.weighted_sum, np.ones(self._num, np.float32), Each(vector, self._num)
+        )
+        now = node.clock_time
+        node.times = now + np.maximum(0.0, course.ends - now)
+        node.log.leave("wait")
+        node.log.charge_wait("transfer", course.transfer)  # type: ignore[arg-type]
+        node.log.count_sent(sent[:, 0], sent[:, 1])  # type: ignore[arg-type]
+        return total
 
     async def _total(self, node: SimNode, vectors: list[Any]) -> Any:
         """Return the sum; in the order of the ring, where it must be the very bits that messages would bring."""
@@ -192,12 +222,12 @@ class Shortcuts:
             return await node.compute(ring.SUM, vectors)
         return await node.compute(simulation.experiment.task.weighted_sum, [1.0] * self._num, vectors)
 
-    def _chunks(self, node: SimNode, vector: Any) -> list[tuple[int, int]]:
-        """Return the sizes of the frame of each chunk of a vector and of the tensor in it [byte]."""
+    def _chunks(self, vector: Any) -> Ints:
+        """Return the sizes of the frame of each chunk of a vector and of the tensor in it [byte], shape (N, 2)."""
         import jax
 
         lengths = np.diff(offsets(vector.shape[0], self._num)).tolist()
         make: Any = jax.ShapeDtypeStruct
         chunks = {length: Computed(make((length, *vector.shape[1:]), vector.dtype)) for length in set(lengths)}
-        sizes = {length: node.frame_sizes(chunk) for length, chunk in chunks.items()}
-        return [sizes[length] for length in lengths]
+        sizes = {length: self._simulation.sizes.of(chunk) for length, chunk in chunks.items()}
+        return np.array([sizes[length] for length in lengths])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import simpy
@@ -45,10 +46,11 @@ class StepEnds:
         """Whether a rank waits for others at the end of a step."""
         return node in self._arrived
 
-    def end(self, rank: int) -> None:
-        """Take note that a rank's program has ended."""
-        if rank in self._leaders:
-            self._ended.append(rank)
+    def end(self, ranks: Sequence[int]) -> None:
+        """Take note that the program of some ranks has ended."""
+        leading = [rank for rank in ranks if rank in self._leaders]
+        if leading:
+            self._ended += leading
             self._meet_if_all_are_there()
 
     def crash(self, node: SimNode) -> None:
@@ -73,40 +75,44 @@ class StepEnds:
             return await self._decide_alone(node)
         if schedule.awaits_verdict(step):
             return await self._meet(node)
-        goes_on = self._verdicts.setdefault(step, not schedule.is_end(step, node.now, None))
+        goes_on = self._verdicts.setdefault(step, not schedule.is_end(step, node.earliest, None))
         if node is self._simulation.first and (schedule.is_evaluation(step) or not goes_on):
-            self._simulation.evaluate(step)
+            self._simulation.evaluate(step, node.first_time)
         return goes_on
 
     async def _decide_alone(self, node: SimNode) -> bool:
         """Let a rank that runs freely decide by its own step and time; the end is a barrier among all that lead."""
         schedule, step, is_first = self._schedule, node.step, node is self._simulation.first
         is_evaluation = schedule.is_evaluation(step)
-        accuracy = self._simulation.evaluate(step) if is_first and is_evaluation else None
+        accuracy = self._simulation.evaluate(step, self._env.now) if is_first and is_evaluation else None
         self._is_reached |= schedule.is_reached(accuracy)
         if not (self._is_reached or schedule.is_end(step, node.now, None)):
             return True
         if is_first and not is_evaluation:
-            self._simulation.evaluate(step)
+            self._simulation.evaluate(step, self._env.now)
         return await self._meet(node)
 
     async def _meet(self, node: SimNode) -> bool:
+        await node.catch_up()
         self._arrived.append(node)
         barrier = self._barrier
         self._meet_if_all_are_there()
-        if barrier.triggered:
-            return self._goes_on
         with node.log.during("wait"):
-            return bool(await wait(barrier))
+            if not barrier.triggered:
+                await wait(barrier)
+            node.set_time(self._env.now)
+        return bool(barrier.value)
 
     def _meet_if_all_are_there(self) -> None:
         """Open the barrier once all have come but those that are gone for good; fail the run if some never will."""
-        if not self._arrived or len(self._arrived) + len(self._ended) < self._num_expected:
+        num = sum(len(node.ranks) for node in self._arrived)
+        if not num or num + len(self._ended) < self._num_expected:
             return
         # A rank that was started again begins at step 1, and one that runs freely has a step of its own.
         alike = [node for node in self._arrived if self._is_lock_step and not node.is_restarted]
         try:
-            check_together({node.rank: node.step for node in (self._arrived if self._ended else alike)}, self._ended)
+            nodes = self._arrived if self._ended else alike
+            check_together({rank: node.step for node in nodes for rank in node.ranks}, self._ended)
         except StrategyError as error:
             self._simulation.fail(self._arrived[0].rank, error)
         else:
@@ -122,8 +128,8 @@ class StepEnds:
         """Evaluate the models where that is due, and return whether all go on."""
         schedule = self._schedule
         is_evaluation = schedule.is_evaluation(step)
-        accuracy = self._simulation.evaluate(step) if is_evaluation else None
+        accuracy = self._simulation.evaluate(step, self._env.now) if is_evaluation else None
         goes_on = not schedule.is_end(step, self._env.now, accuracy)
         if not (goes_on or is_evaluation):
-            self._simulation.evaluate(step)
+            self._simulation.evaluate(step, self._env.now)
         return goes_on

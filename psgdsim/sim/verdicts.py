@@ -6,7 +6,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from psgdsim.node import Kernel
+from psgdsim.sim.execution.lanes import LaneHandle
 from psgdsim.sim.values import Value
 from psgdsim.trace import RankLog
 
@@ -47,4 +50,10 @@ class Verdicts:
 
     def _give(self) -> None:
         mark, verdict, log = self._open.popleft()
-        log.num_replaced += verdict(mark.numbers)
+        if type(mark) is LaneHandle:
+            marks = mark.numbers
+            is_replaced = {number: verdict(number) for number in set(marks.tolist())}
+            by_rank: Any = np.array([is_replaced[number] for number in marks.tolist()], int)
+            log.num_replaced = log.num_replaced + by_rank
+        else:
+            log.num_replaced += verdict(mark.numbers)

@@ -59,6 +59,11 @@ class Addition:
     group_size: int | None = None
     segments: int | None = None
 
+    @property
+    def is_spmd(self) -> bool:
+        """Whether all workers do the same (see `Strategy`), but for messages of which a driver may know the outcome."""
+        return self.algorithm == "ring"
+
     def check(self, world_size: int, codec: Codec) -> None:
         """Accept the settings for so many workers and this codec.
 

@@ -70,7 +70,8 @@ def all_reduce(
     """
     addition = Addition(algorithm, group_size, segments)
     plan = _Plan(addition, redundancy, assignment, accumulation, bucket_size, double_buffer)
-    return Strategy(plan.work, plan.check, plan.num_blocks)
+    is_spmd = addition.is_spmd and redundancy == accumulation == 1 and bucket_size is None and not double_buffer
+    return Strategy(plan.work, plan.check, plan.num_blocks, is_spmd=is_spmd)
 
 
 @dataclass(frozen=True)

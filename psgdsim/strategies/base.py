@@ -51,6 +51,10 @@ class Strategy:
         is_sharded: whether the model lies in parts on the servers, and is whole only on the workers.
         is_bitwise: whether what one rank computes must be, bit for bit, what another one computes; then a simulation
             always executes exactly.
+        is_spmd: whether all workers do the same, each with numbers of its own: what they do, and with whom, does not
+            depend on their rank, which they only hand to `SampleOrder.ids`, `pick` or a kernel. Then a simulation may
+            run their program once for all of them (see `per_rank`); it finds out by itself if that is not so, but then
+            it has to begin anew.
 
     Raises:
         ValueError: a server's program without servers, or the other way round.
@@ -69,6 +73,7 @@ class Strategy:
     needs_all: str = "the others wait for what each of them sends"
     is_sharded: bool = False
     is_bitwise: bool = False
+    is_spmd: bool = False
 
     def __post_init__(self) -> None:
         if (self.server is not None) != (self.num_servers > 0):

@@ -9,6 +9,7 @@ from psgdsim.data.assignment import Assignment
 from psgdsim.data.order import split_rows
 from psgdsim.errors import StrategyError
 from psgdsim.node import Node
+from psgdsim.per_rank import pick
 from psgdsim.task import Task
 
 
@@ -40,8 +41,9 @@ class Blocks:
         self.senders = sorted({held.owner(block) for block in range(held.num_blocks)})
         rows = split_rows(task.global_rows, held.num_blocks)
         self._own = [i for i, block in enumerate(self._mine) if held.owner(block) == node.rank]
-        self._weights = [rows[self._mine[i]] / task.global_rows for i in self._own] or [0.0]
-        self._shares = [rows[block] / sum(rows[each] for each in self._mine) for block in self._mine]
+        self._weights = [pick(rows, self._mine[i]) / task.global_rows for i in self._own] or [0.0]
+        total = sum(pick(rows, block) for block in self._mine)
+        self._shares = [pick(rows, block) / total for block in self._mine]
 
     async def __call__(self, params: Any, step: int) -> tuple[Any, Any]:
         """Return the mean loss over this rank's rows, and its part of the mean gradient of all ranks."""

@@ -11,6 +11,7 @@ from pydantic import Field
 from psgdsim.compilation import lazy_jit
 from psgdsim.data.order import split_rows
 from psgdsim.node import Kernel, Node
+from psgdsim.per_rank import pick
 from psgdsim.strategies.addition import Adder, Addition, Algorithm
 from psgdsim.strategies.base import Program, Strategy, register_strategy
 from psgdsim.task import Task, TrainState
@@ -112,7 +113,8 @@ def local_sgd(
         segments: into how many segments `pipelined_tree` cuts each half; 8 if null.
     """
     addition = Addition(algorithm, group_size, segments)
-    return Strategy(Rounds(period, buffers, addition, post_local).program(take_mean), addition.check)
+    program = Rounds(period, buffers, addition, post_local).program(take_mean)
+    return Strategy(program, addition.check, is_spmd=addition.is_spmd)
 
 
 # --- the worker ---------------------------------------------------------------------------------------------------
@@ -130,7 +132,7 @@ class _Worker:
 
     def __init__(self, node: Node, task: Task, rounds: Rounds, outer: OuterStep) -> None:
         self._node, self._task, self._rounds, self._outer = node, task, rounds, outer
-        self._share = split_rows(task.global_rows, node.world_size)[node.rank] / task.global_rows
+        self._share = pick(split_rows(task.global_rows, node.world_size), node.rank) / task.global_rows
 
     async def run(self) -> None:
         """Train as long as the run goes on."""

@@ -13,7 +13,7 @@ from psgdsim.errors import PeerLost
 from psgdsim.node import Node
 from psgdsim.strategies.base import Strategy, register_strategy
 from psgdsim.strategies.delay_compensation import DelayCompensation
-from psgdsim.strategies.server_base import Rule, Server
+from psgdsim.strategies.server_base import Rule, Server, SynchronousServer
 from psgdsim.strategies.server_calls import BoundedServer, RestartingServer
 from psgdsim.strategies.server_shards import ShardServer
 from psgdsim.strategies.server_workers import BoundedWorker, RestartedWorker, work
@@ -180,7 +180,9 @@ def parameter_server(
         if staleness_bound is not None:
             await BoundedServer(node, task, rule, tolerated, bound=staleness_bound).run(is_led=is_led)
             return
-        program = RestartingServer if sync in RESTARTING else Server if servers == 1 else ShardServer
+        program: type[Server] = RestartingServer if sync in RESTARTING else Server
+        if not is_led:
+            program = SynchronousServer if servers == 1 else ShardServer
         await program(node, task, rule, tolerated).run(is_led=is_led)
 
     return Strategy(
@@ -193,6 +195,7 @@ def parameter_server(
         awaits_lost=on_peer_loss == "wait",
         needs_all=_needs(sync, servers, on_peer_loss),
         is_sharded=servers > 1,
+        is_spmd=not is_led and servers == 1,
     )
 
 

@@ -7,12 +7,14 @@ import itertools
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 from psgdsim.codecs.base import Codec
 from psgdsim.data.order import split_rows
 from psgdsim.errors import PeerLost
 from psgdsim.node import Message, Node
+from psgdsim.per_rank import ByRank
 from psgdsim.strategies.delay_compensation import DelayCompensation
 from psgdsim.strategies.server_downlink import Holdings
 from psgdsim.task import Task
@@ -211,6 +213,10 @@ class Server:
                 ages = [max(1, self._version - push.version) for push in pushes]
                 shares = [share / age for share, age in zip(shares, ages, strict=True)]
             gradient = await self._node.compute(self._task.weighted_sum, shares, [push.gradient for push in pushes])
+        await self._step(gradient, step)
+
+    async def _step(self, gradient: Any, step: int) -> None:
+        """Apply a gradient."""
         state = self._state
         if self._task.optimizer.schedule is not None:
             state = state._replace(step=step - 1)  # schedules count steps, of which each may be many updates
@@ -283,3 +289,31 @@ class Server:
         if self._holdings is not None:
             self._holdings.hand_over(worker, self._state.params, self._version)
         self._node.spawn(self._answer(worker, QUESTION_TAG, self._state.params, self._terms[worker]))
+
+
+class SynchronousServer(Server):
+    """A server that waits for all workers in every step, and cannot go on without one."""
+
+    async def _update(self, step: int) -> list[int]:
+        """Update the model once; return how stale the gradients were: not at all."""
+        node, task, params = self._node, self._task, self._state.params
+        workers = range(node.world_size)
+
+        async def take(message: Message) -> Any:
+            _, payload, _ = message.payload
+            decoder = self._kept[message.src]
+            gradient, self._kept[message.src] = await node.compute(task.decode, payload, decoder, params)
+            return gradient
+
+        gradients = await node.recv_each(workers, take, tag=PUSH)
+        shares = [rows / sum(self._rows) for rows in self._rows]
+        alone = gradients[0] if len(shares) == 1 else None
+        await self._step(alone or await node.compute(task.weighted_sum, shares, gradients), step)
+        content = await self._content(0)  # all have had the same answers
+        await node.send_each(workers, (content, self._version, 0), tag=answer_tag(self._version - 1, 0))
+        return [0]
+
+    @cached_property
+    def _kept(self) -> ByRank:
+        """The codec's memory for each worker."""
+        return ByRank(range(self._node.world_size), self._fresh)

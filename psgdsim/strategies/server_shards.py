@@ -10,7 +10,7 @@ from psgdsim.collectives.base import offsets
 from psgdsim.compilation import lazy_jit
 from psgdsim.errors import StrategyError
 from psgdsim.node import Kernel, Node
-from psgdsim.strategies.server_base import Server
+from psgdsim.strategies.server_base import SynchronousServer
 
 
 def _cut(tree: Any, parts: int) -> list[Any]:
@@ -62,7 +62,7 @@ class Shards:
         return rank + place * self._node.world_size
 
 
-class ShardServer(Server):
+class ShardServer(SynchronousServer):
     """A server that keeps one of the shards."""
 
     async def _begin(self) -> Any:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from psgdsim import rng
 from psgdsim.data.order import SampleOrder
@@ -18,9 +18,6 @@ from psgdsim.strategies.base import strategies
 from psgdsim.task import Task
 from psgdsim.testing.schedules import RandomSchedules, Spec, tiny_scenario
 from psgdsim.trace import Outcome
-
-if TYPE_CHECKING:
-    import numpy as np
 
 SINGLE: Final = 2e-6
 """How far float32 sums of a few numbers of about 1 may differ when they are added in another order: some 2^-23 each."""
@@ -137,7 +134,7 @@ class _TurnedOrder(SampleOrder):
     def __init__(self, order: SampleOrder, num_blocks: int) -> None:
         self._order, self._num_blocks = order, num_blocks
 
-    def ids(self, step: int, block: int) -> np.ndarray:
+    def ids(self, step: int, block: Any) -> Any:
         return self._order.ids(step, (block + 1) % self._num_blocks)
 
 

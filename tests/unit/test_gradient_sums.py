@@ -11,7 +11,7 @@ import pytest
 
 from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import build
-from psgdsim.sim.execution import segment_job
+from psgdsim.sim.execution import lane_job, segment_job
 from psgdsim.sim.execution.batched import Batched
 from psgdsim.sim.execution.exact import Exact
 from psgdsim.sim.values import numbers
@@ -37,7 +37,7 @@ NUM = 11  # rows that are no round number: the batch is longer
 def summed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Return a list that gets the number of rows of each sum of gradients."""
     found: list[int] = []
-    original: Callable[..., Any] = segment_job._summed
+    original: Callable[..., Any] = segment_job.summed
 
     def watched(segment: Any, size: int, **settings: Any) -> Any:
         result = original(segment, size, **settings)
@@ -45,7 +45,8 @@ def summed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
             found.append(size)
         return result
 
-    monkeypatch.setattr(segment_job, "_summed", watched)
+    for job in (segment_job, lane_job):
+        monkeypatch.setattr(job, "summed", watched)
     return found
 
 

@@ -29,18 +29,32 @@ class Execution(Protocol):
         """Compute all that anybody still wants: no more calls will come."""
 
 
-def make(kind: str, num_ranks: int) -> Execution:
+def pays_off(num_ranks: int, num_gradients: float) -> bool:
+    """Whether to compile for batches pays from the first call on.
+
+    Args:
+        num_ranks: how many ranks there are.
+        num_gradients: how many gradients they compute in all.
+    """
+    return num_ranks > FEW_RANKS or num_gradients > NUM_ALONE
+
+
+def make(kind: str, num_ranks: int, num_in_step: int = 0) -> Execution:
     """Return an execution.
 
     Args:
         kind: `exact` or `batched`.
         num_ranks: how many ranks there are.
+        num_in_step: how many of them are carried on as one; only with `batched`.
     """
     if kind == "exact":
         from psgdsim.sim.execution.exact import Exact
 
         return Exact()
     from psgdsim.sim.execution.batched import Batched
+    from psgdsim.sim.execution.lane_batched import LaneBatched
 
     max_gradients = max(min(MAX_GRADIENTS, MAX_STEPS * num_ranks), 2 * num_ranks)
+    if num_in_step:
+        return LaneBatched(num_in_step, max_gradients)
     return Batched(max_gradients, NUM_ALONE if num_ranks <= FEW_RANKS else 0)

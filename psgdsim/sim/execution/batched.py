@@ -76,7 +76,7 @@ class Batched:
             else:
                 if isinstance(leaf, np.ndarray) and leaf.flags.writeable:
                     leaves[i] = leaf.copy()
-                key.append(_code(leaf))
+                key.append(code(leaf))
         signature = self._signature(kernel, tuple(key), leaves, arguments)
         if signature is None:
             return self.wrap(kernel.function(*unwrap(arguments)))
@@ -89,8 +89,8 @@ class Batched:
             self._run_at_once(call, arguments)
             if signature.memory.is_worth_it and kernel.kind != "gradient":
                 signature.memory.keep(results)
-        elif self._num_gradients >= self._limit or len(self._pending) >= MAX_PENDING:
-            self._run_older()
+        else:
+            self._run_some()
         return signature.out_tree.unflatten(results)
 
     def _call_of(self, signature: Signature, data: list[Any]) -> Call:
@@ -129,11 +129,25 @@ class Batched:
         """Return a call that is put off, or one that is to be run at once."""
         call = Call(self, signature, data, is_put_off=not self._num_alone)
         if call.is_put_off:
-            self._pending.append(call)
-            self._num_gradients += signature.kernel.kind == "gradient"
+            self._note(call)
         else:
             self._num_alone -= 1
         return call
+
+    def _note(self, call: Call) -> None:
+        """Add a call to those that are put off."""
+        self._pending.append(call)
+        self._num_gradients += call.num * (call.signature.kernel.kind == "gradient")
+
+    def _put_off(self, call: Call) -> None:
+        """Put a new call off, and run others if they are too many."""
+        self._note(call)
+        self._run_some()
+
+    def _run_some(self) -> None:
+        """Run the older calls if too many have come together."""
+        if self._num_gradients >= self._limit or len(self._pending) >= MAX_PENDING:
+            self._run_older()
 
     def _run_at_once(self, call: Call, arguments: tuple[Any, ...]) -> None:
         """Run a call by the very function that `Exact` calls."""
@@ -168,6 +182,11 @@ class Batched:
             signature = trace(kernel, tree, leaves)
         if signature is None:
             return None
+        return self.with_codes(signature)
+
+    @staticmethod
+    def with_codes(signature: Signature) -> Signature:
+        """Return a signature that has a number for what each leaf of its result is like."""
         codes = tuple(code_of(aval.shape, aval.dtype) for aval in signature.out_avals)
         return dataclasses.replace(signature, out_codes=codes)
 
@@ -217,7 +236,7 @@ class Batched:
             self._failure = error
             raise
         self._pending = [*left, *self._pending]
-        self._num_gradients = sum(call.signature.kernel.kind == "gradient" for call in self._pending)
+        self._num_gradients = sum(call.num for call in self._pending if call.signature.kernel.kind == "gradient")
         for signature in self._signatures.values():
             if signature is not None:
                 signature.memory.tidy()
@@ -231,7 +250,7 @@ def _are_alike(trees: Sequence[Any]) -> bool:
     return None not in codes[0] and all(each == codes[0] for each in codes)
 
 
-def _code(leaf: Any) -> Any:
+def code(leaf: Any) -> Any:
     """Return what tells apart leaves for which a kernel must be traced anew."""
     if isinstance(leaf, int | float):
         return type(leaf)
@@ -240,7 +259,7 @@ def _code(leaf: Any) -> Any:
 
 def _producers(calls: Sequence[Call]) -> set[Call]:
     """Return the calls that some calls wait for."""
-    return {leaf.call for call in calls for leaf in call.inputs if type(leaf) is Handle and leaf.call is not None}
+    return {leaf.call for call in calls for leaf in call.inputs if isinstance(leaf, Handle) and leaf.call is not None}
 
 
 def _needed(calls: Sequence[Call]) -> list[Call]:
@@ -259,7 +278,7 @@ def _ancestors(call: Call) -> set[Call]:
     needed, queue = {call}, [call]
     while queue:
         for leaf in queue.pop().inputs:
-            if type(leaf) is Handle and leaf.call is not None and leaf.call not in needed:
+            if isinstance(leaf, Handle) and leaf.call is not None and leaf.call not in needed:
                 needed.add(leaf.call)
                 queue.append(leaf.call)
     return needed
@@ -272,11 +291,12 @@ def _cut(calls: Sequence[Call]) -> int:
     last: dict[Call, int] = {}
     for i, call in enumerate(calls):
         for leaf in call.inputs:
-            if type(leaf) is Handle and leaf.call is not None:
+            if isinstance(leaf, Handle) and leaf.call is not None:
                 last[leaf.call] = i
     for call, end in last.items():
-        change[place[call] + 1] += call.signature.row_nbytes
-        change[end + 1 if end + 1 < len(change) else end] -= call.signature.row_nbytes
+        nbytes = call.num * call.signature.row_nbytes
+        change[place[call] + 1] += nbytes
+        change[end + 1 if end + 1 < len(change) else end] -= nbytes
     crossing, best, lowest = 0, len(calls), None
     for i, step in enumerate(change):
         crossing += step

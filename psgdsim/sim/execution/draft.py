@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
 from psgdsim.sim.execution.handles import Call, Handle
+from psgdsim.sim.execution.lanes import LaneCall
 from psgdsim.sim.execution.rows import Source, Total
 from psgdsim.sim.execution.signature import Signature
 
@@ -66,13 +67,15 @@ class Draft:
             return
         for step in self.steps:
             for consumer in dict.fromkeys(step[0].consumers):
-                if consumer.signature.num_addends and consumer not in self.total_calls:
+                is_total = consumer.signature.num_addends and consumer.group is consumer.signature
+                if is_total and consumer not in self.total_calls:
                     self._add_total(consumer)
 
     def _followers(self) -> Iterator[Signature]:
         for step in self.steps:
             for consumer in step[0].consumers:
-                if not consumer.signature.num_addends and consumer not in self._place:
+                is_row = not (consumer.signature.num_addends or isinstance(consumer, LaneCall))
+                if is_row and consumer not in self._place:
                     yield consumer.signature
 
     def _next_step(self, signature: Signature) -> list[Call] | None:
@@ -81,7 +84,7 @@ class Draft:
         for step in self.steps:
             for row, call in enumerate(step):
                 for consumer in call.consumers:
-                    if consumer.signature is not signature or consumer in self._place or consumer is calls[row]:
+                    if consumer.group is not signature or consumer in self._place or consumer is calls[row]:
                         continue
                     if calls[row] is not None or not self._follows(consumer, row):
                         return None

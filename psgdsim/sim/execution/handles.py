@@ -80,6 +80,9 @@ class Call:
         num_passed: how often others ran and it did not.
     """
 
+    num = 1
+    """How many ranks it is made for."""
+
     __slots__ = (
         "consumers", "execution", "inputs", "is_done", "is_left", "is_put_off", "missing", "num_passed", "outputs",
         "signature",
@@ -93,6 +96,11 @@ class Call:
         self.consumers: list[Call] = []
         self.is_done = False
         self.num_passed = 0
+
+    @property
+    def group(self) -> Any:
+        """What tells the calls that may run as rows of one segment."""
+        return self.signature
 
     def is_wanted(self, leaf: int) -> bool:
         """Whether anybody holds a leaf of the result."""
@@ -116,11 +124,15 @@ class Call:
             return self.inputs[forward]
         handle = None if output is None else output()
         if handle is None:
-            aval = self.signature.out_avals[leaf]
-            handle = Handle(self.execution, aval.shape, aval.dtype, self.signature.out_codes[leaf])
+            handle = self.new_handle(leaf)
             handle.call, handle.leaf = self, leaf
             self.outputs[leaf] = weakref.ref(handle)
         return handle
+
+    def new_handle(self, leaf: int) -> Handle:
+        """Return a handle for a leaf of the result."""
+        aval = self.signature.out_avals[leaf]
+        return Handle(self.execution, aval.shape, aval.dtype, self.signature.out_codes[leaf])
 
     def settle(self, leaf: int, stack: Stack, row: int = 0) -> None:
         """Tell a handle where its array is."""

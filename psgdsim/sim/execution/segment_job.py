@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
@@ -40,7 +39,7 @@ def run_segment(draft: Draft, compiled: Compiled, *, may_leave: bool = False) ->
     signatures = tuple(step[0].signature for step in draft.steps)
     size, chunk = _size(draft, compiled)
     inputs, layouts = _inputs(draft, size, compiled)
-    weights = [devices.put(_padded(each, size), "rows") for each in draft.weights]
+    weights = [devices.put(padded(each, size), "rows") for each in draft.weights]
     outside = draft.release()
     live = tuple(
         Source(step, leaf)
@@ -52,7 +51,7 @@ def run_segment(draft: Draft, compiled: Compiled, *, may_leave: bool = False) ->
     is_masked = is_partial or (bool(draft.weights) and size > draft.num)
     segment = Segment(signatures, tuple(draft.sources), layouts, live, tuple(draft.totals), chunk, is_masked)
     if not is_partial:
-        segment = _summed(segment, size, may_leave=may_leave)
+        segment = summed(segment, size, may_leave=may_leave)
     consts = [compiled.consts(signature) for signature in signatures]
     if segment.is_summed:
         consts[0] = compiled.consts(cast(Signature, signatures[0].objective))
@@ -69,28 +68,56 @@ def run_segment(draft: Draft, compiled: Compiled, *, may_leave: bool = False) ->
     return [*done, *draft.total_calls], list(left)
 
 
-def _summed(segment: Segment, size: int, *, may_leave: bool) -> Segment:
-    """Return what computes a sum of gradients as one gradient, if that is all that is needed."""
+def summed(segment: Segment, size: int, *, may_leave: bool = False) -> Segment:
+    """Return what computes a sum of gradients as one gradient, if that is all that is needed.
+
+    Args:
+        segment: what is to be computed.
+        size: how many rows it has.
+        may_leave: whether single gradients may be left out, though somebody holds them.
+    """
     values = tuple(source for source in segment.live if is_value(segment, source))
-    summed = segment._replace(live=values if may_leave else segment.live)
-    if not can_sum(summed):
+    found = segment._replace(live=values if may_leave else segment.live)
+    if not can_sum(found):
         return segment
     objective = cast(Signature, segment.signatures[0].objective)
     fits = 1 << (max(1, WORK_NBYTES // max(1, objective.work_nbytes)).bit_length() - 1)
-    return summed._replace(is_summed=True, is_masked=False, chunk=math.gcd(size // devices.num_devices(), fits))
+    chunk = _largest_divisor(size // devices.num_devices(), fits)
+    return found._replace(is_summed=True, is_masked=False, chunk=chunk)
 
 
 def _size(draft: Draft, compiled: Compiled) -> tuple[int, int]:
     """Return how many rows are computed, some perhaps for nothing, and how many at once per device; 0 for one alone."""
     if all(is_shared(leaves) for leaves in draft.outside):
         return 1, 0
-    fits = max(1, CHUNK_NBYTES // max(1, draft.row_nbytes))
-    chunk = max(SMALLEST_CHUNK, 1 << (fits.bit_length() - 1))
-    num = devices.num_devices()
+    chunk, num = _chunk(draft.row_nbytes), devices.num_devices()
     part = -(-compiled.longer(draft.steps[0][0].signature, draft.num) // num)
     # A part of a round number may be odd: it could not be cut into smaller chunks.
     unit = chunk if part > chunk else SMALLEST_CHUNK if num > 1 and part > SMALLEST_CHUNK else 1
     return num * -(-part // unit) * unit, chunk
+
+
+def _chunk(row_nbytes: int) -> int:
+    """Return how many rows are computed at once at most."""
+    fits = max(1, CHUNK_NBYTES // max(1, row_nbytes))
+    return max(SMALLEST_CHUNK, 1 << (fits.bit_length() - 1))
+
+
+def size_of(num_rows: int, row_nbytes: int) -> tuple[int, int]:
+    """Return how many rows are computed where there are always so many, and how many at once per device."""
+    most, num = _chunk(row_nbytes), devices.num_devices()
+    part = -(-num_rows // num)
+    if part <= most:
+        return num * part, most
+    chunk = _largest_divisor(part, most)
+    if 2 * chunk < most:
+        chunk = most
+    return num * -(-part // chunk) * chunk, chunk
+
+
+def _largest_divisor(num: int, most: int) -> int:
+    """Return the largest number that divides another and is not larger than a third."""
+    return next(each for each in range(min(num, most), 0, -1) if num % each == 0)
 
 
 def _inputs(draft: Draft, size: int, compiled: Compiled) -> tuple[list[Any], tuple[Layout, ...]]:
@@ -116,7 +143,7 @@ def _inputs(draft: Draft, size: int, compiled: Compiled) -> tuple[list[Any], tup
                 index = np.asarray(_filled_up(rows, size), np.int32)
             to_take.setdefault(index.tobytes(), (index, []))[1].append(place)
     for index, places in to_take.values():
-        for place, array in zip(places, _take([inputs[place] for place in places], index, compiled), strict=True):
+        for place, array in zip(places, take([inputs[place] for place in places], index, compiled), strict=True):
             inputs[place] = array
     return [devices.put(*each) for each in zip(inputs, devices.places(layouts), strict=True)], tuple(layouts)
 
@@ -125,13 +152,14 @@ def _filled_up(items: Sequence[Any], size: int) -> list[Any]:
     return [*items, *[items[-1]] * (size - len(items))]
 
 
-def _padded(weights: Sequence[float], size: int) -> Any:
+def padded(weights: Sequence[float], size: int) -> Any:
+    """Return weights with zeros behind them."""
     padded = np.zeros(size, np.float32)
     padded[: len(weights)] = weights
     return padded
 
 
-def _take(arrays: list[Any], index: Any, compiled: Compiled) -> list[Any]:
+def take(arrays: list[Any], index: Any, compiled: Compiled) -> list[Any]:
     """Return rows of some arrays, or one."""
 
     def compiler(what: tuple[str, devices.Place]) -> Callable[..., Any]:
@@ -153,11 +181,12 @@ def run_total(call: Call, compiled: Compiled) -> None:
             stack = addend.ready
             _, of_rows = by_stack.setdefault(id(stack), (stack, np.zeros(stack.num or 1, np.float32)))
             of_rows[addend.row] += weight
-        parts = [_weighed(of_rows, stack, aval.dtype, compiled) for stack, of_rows in by_stack.values()]
+        parts = [weighed(of_rows, stack, aval.dtype, compiled) for stack, of_rows in by_stack.values()]
         call.settle(leaf, Stack(sum(parts[1:], start=parts[0])))
 
 
-def _weighed(weights: Any, stack: Stack, dtype: Any, compiled: Compiled) -> Any:
+def weighed(weights: Any, stack: Stack, dtype: Any, compiled: Compiled) -> Any:
+    """Return the weighted sum of a stack's rows."""
     is_masked = not weights.all()
 
     def compiler(_: tuple[str, Any, bool]) -> Callable[..., Any]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from psgdsim.sim.execution.compiled import Compiled
 from psgdsim.sim.execution.draft import Draft, alike
 from psgdsim.sim.execution.handles import Call, Handle, Stack
+from psgdsim.sim.execution.lane_job import run_lane_total, run_lanes
+from psgdsim.sim.execution.lanes import LaneCall, LaneTotal
 from psgdsim.sim.execution.scan_job import SHORTEST, ScanJob, is_head
 from psgdsim.sim.execution.scans import follow, takes_up, versions_of
 from psgdsim.sim.execution.segment_job import run_segment, run_total
@@ -29,7 +31,7 @@ MAX_STEPS: Final = 2048
 MANY_PARTS: Final = 4
 """If calls of one kernel take their data from so many stacks, and each from another, it is brought together first."""
 
-Ready = dict[Signature, list[Call]]
+Ready = dict[Any, list[Call]]
 
 
 class Runner:
@@ -89,7 +91,12 @@ class Runner:
 
     def _run_rows(self, calls: list[Call], ready: Ready) -> list[Call]:
         """Run calls of one kernel, or some of them, and what can run along with them; return what has run."""
-        signature = calls[0].signature
+        first, signature = calls[0], calls[0].signature
+        if isinstance(first, LaneCall):
+            return run_lanes(first, self.compiled)
+        if isinstance(first, LaneTotal):
+            run_lane_total(first, self.compiled)
+            return calls
         if signature.num_addends:
             for call in calls:
                 run_total(call, self.compiled)
@@ -116,12 +123,12 @@ def _linked(calls: Iterable[Call]) -> Ready:
     """Find out who waits for whom; return the calls that wait for none, by kernel."""
     ready: Ready = {}
     for call in calls:
-        producers = {leaf.call for leaf in call.inputs if type(leaf) is Handle and leaf.call is not None}
+        producers = {leaf.call for leaf in call.inputs if isinstance(leaf, Handle) and leaf.call is not None}
         call.missing = len(producers)
         for producer in producers:
             producer.consumers.append(call)
         if not producers:
-            ready.setdefault(call.signature, []).append(call)
+            ready.setdefault(call.group, []).append(call)
     return ready
 
 
@@ -129,28 +136,28 @@ def _release(done: Sequence[Call], ready: Ready) -> None:
     """Take calls that have run off those that are ready, and add those that waited for nothing else."""
     for call in done:
         call.is_done, call.inputs = True, []
-    for signature in {call.signature for call in done} & set(ready):
-        ready[signature] = [call for call in ready[signature] if not call.is_done]
-        if not ready[signature]:
-            del ready[signature]
+    for group in {call.group for call in done} & set(ready):
+        ready[group] = [call for call in ready[group] if not call.is_done]
+        if not ready[group]:
+            del ready[group]
     for call in done:
         consumers, call.consumers = call.consumers, []
         for consumer in consumers:
             consumer.missing -= 1
             if not (consumer.missing or consumer.is_done):
-                ready.setdefault(consumer.signature, []).append(consumer)
+                ready.setdefault(consumer.group, []).append(consumer)
 
 
-def _pop_next(ready: dict[Signature, list[Call]]) -> list[Call]:
+def _pop_next(ready: Ready) -> list[Call]:
     """Take the calls of the kernel that most calls are ready of."""
-    return ready.pop(max(ready, key=lambda signature: len(ready[signature])))
+    return ready.pop(max(ready, key=lambda group: len(ready[group]) * ready[group][0].num))
 
 
 def _chains(calls: Sequence[Call]) -> dict[Signature, deque[Call]]:
     """Return the updates of each kernel all of whose calls form a single chain."""
     chains: dict[Signature, deque[Call]] = {}
     for call in calls:
-        if call.signature.num_carried:
+        if call.signature.num_carried and not isinstance(call, LaneCall):
             chains.setdefault(call.signature, deque()).append(call)
     return {
         signature: updates

@@ -1,0 +1,253 @@
+"""Workers that do the same are simulated as one; nobody sees that but by the clock on the wall."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+
+from psgdsim.data.order import SampleOrder
+from psgdsim.errors import StrategyError
+from psgdsim.node import Node
+from psgdsim.per_rank import Each, Parted, PerRank
+from psgdsim.scenario import from_dict
+from psgdsim.scenario.experiment import Experiment, build
+from psgdsim.sim import driver
+from psgdsim.sim.driver import Simulation, can_be_in_step, run_sim
+from psgdsim.strategies.base import Strategy
+from psgdsim.task import Task
+from psgdsim.testing.checks import Check
+from psgdsim.testing.verify_execution import CODED_TOLERANCE, TOLERANCE, compare_outcomes
+from psgdsim.trace import Outcome
+
+SPEC: dict[str, Any] = {
+    "name": "in-step",
+    "world_size": 40,
+    "batch_size": 4,
+    "max_steps": 7,
+    "model": {"kind": "mlp", "hidden": [8]},
+    "data": {"kind": "synthetic_classification", "num_samples": 2000, "num_features": 6, "num_classes": 3},
+    "optimizer": {"kind": "sgd", "learning_rate": 0.05},
+    "topology": {"kind": "star", "bandwidth": "100 Mbit/s", "latency": "50 us"},
+    "compute": {"kind": "exponential", "mean": "1 ms"},
+    "evaluate": {"every": "5 steps"},
+    "trace": "steps",
+    "strategy": {"kind": "all_reduce"},
+}
+SERVER: dict[str, Any] = {"kind": "parameter_server"}
+TOP_K: dict[str, Any] = {"kind": "error_feedback", "codec": {"kind": "top_k", "ratio": 0.25}}
+LOCAL: dict[str, Any] = {"kind": "local_sgd", "period": 3}
+
+CASES: dict[str, dict[str, Any]] = {
+    "server": {"strategy": SERVER},
+    "server_constant": {"strategy": SERVER, "compute": {"kind": "constant", "time": "1 ms"}},
+    "server_top_k": {"strategy": SERVER, "codec": TOP_K},
+    "server_qsgd": {"strategy": SERVER, "codec": {"kind": "qsgd", "levels": 4}},
+    "server_downlink": {"strategy": {**SERVER, "downlink": {"kind": "top_k", "ratio": 0.25}}},
+    "server_target": {"strategy": SERVER, "target_accuracy": 0.9, "max_steps": 30},
+    "server_last_rows": {"strategy": SERVER, "trace": "off"},
+    "ring": {},
+    "ring_constant": {"compute": {"kind": "constant", "time": "1 ms"}},
+    "ring_max_time": {"max_steps": None, "max_time": "20 ms"},
+    "ring_target": {"target_accuracy": 0.9, "max_steps": 30},
+    "ring_adam": {"optimizer": {"kind": "adam", "learning_rate": 0.01}},
+    "local": {"strategy": LOCAL},
+    "local_average": {
+        "strategy": {**LOCAL, "buffers": "average", "post_local": 2},
+        "optimizer": {"kind": "momentum", "learning_rate": 0.05},
+    },
+    "odd_number": {"world_size": 37, "strategy": SERVER},
+}
+
+
+def experiment_of(**changes: Any) -> Experiment:
+    """Build a scenario of many ranks that do the same."""
+    return build(from_dict({**SPEC, **changes}))
+
+
+def run_both_ways(experiment: Experiment) -> tuple[Outcome, Outcome]:
+    """Return the outcomes of running ranks one by one, and as one."""
+    one, other = (Simulation(experiment, is_lockstep=is_lockstep).run() for is_lockstep in (False, True))
+    for outcome in (one, other):
+        if outcome.error is not None:
+            raise outcome.error
+    return one, other
+
+
+def wrong(checks: Any) -> list[Check]:
+    """Return the checks that fail."""
+    return [check for check in checks if not check.is_right]
+
+
+def assert_alike(one: Any, other: Any) -> None:
+    """Numbers that flows decide may differ by rounding, as flows that are carried together are added up otherwise."""
+    for row, same in zip(one, other, strict=True):
+        for value, found in zip(row, same, strict=True):
+            assert value == found or math.isclose(value, found, rel_tol=1e-9, abs_tol=1.0 if value == int(value) else 0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ranks_that_are_carried_on_as_one_are_those_that_are_not(case: str) -> None:
+    experiment = experiment_of(**CASES[case])
+    assert can_be_in_step(experiment)
+    one, other = run_both_ways(experiment)
+    is_coded = "top_k" in case or "qsgd" in case or "downlink" in case
+    assert wrong(compare_outcomes(case, one, other, CODED_TOLERANCE if is_coded else 10 * TOLERANCE)) == []
+    assert_alike(one.links, other.links)
+    assert_alike(one.link_bins, other.link_bins)
+    for report, same in zip(one.reports, other.reports, strict=True):
+        for row, found in zip(report.rows, same.rows, strict=True):
+            assert {name: type(value) for name, value in row.items()} == {
+                name: type(value) for name, value in found.items()
+            }
+
+
+def test_replicas_carried_on_as_one_end_with_the_same_parameters() -> None:
+    outcome = Simulation(experiment_of(), is_lockstep=True).run()
+    assert len({report.digest for report in outcome.reports}) == 1
+    apart = Simulation(experiment_of(strategy=LOCAL, max_steps=2), is_lockstep=True).run()
+    assert len({report.digest for report in apart.reports}) == 1  # of the average, which is what counts
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"execution": "exact"},
+        {"trace": "full"},
+        {"world_size": 8},
+        {"strategy": {"kind": "all_reduce", "algorithm": "tree"}},
+        {"strategy": {**SERVER, "sync": "async"}},
+        {"strategy": {**SERVER, "on_peer_loss": "drop"}},
+        {"faults": [{"kind": "crash", "rank": 1, "at_step": 2}]},
+    ],
+)
+def test_who_may_part_is_simulated_rank_by_rank(changes: dict[str, Any]) -> None:
+    assert not can_be_in_step(experiment_of(**changes))
+
+
+# --- programs that part -----------------------------------------------------------------------------------------------
+
+
+async def by_rank(node: Node, task: Task) -> None:
+    if node.rank == 3:
+        await node.sleep(1.0)
+    await node.checkpoint(1, [])
+
+
+async def to_a_neighbour(node: Node, task: Task) -> None:
+    await node.send((node.rank + 1) % node.world_size, 1.0, tag="x")
+    await node.recv(tag="x")
+    await node.checkpoint(1, [])
+
+
+async def at_once(node: Node, task: Task) -> None:
+    await node.gather(node.sleep(1.0), node.sleep(2.0))
+    await node.checkpoint(1, [])
+
+
+async def by_loss(node: Node, task: Task) -> None:
+    state = await node.compute(task.init, 0, None)
+    losses, _ = await node.compute(task.gradients, [state.params], [task.blocks(node.world_size).ids(1, node.rank)])
+    await node.sleep(float(await node.read(losses[0])))
+    await node.checkpoint(1, [])
+
+
+@pytest.mark.parametrize("program", [by_rank, to_a_neighbour, at_once, by_loss])
+def test_ranks_that_part_are_simulated_one_by_one(
+    program: Callable[[Node, Task], Coroutine[Any, Any, None]],
+) -> None:
+    experiment = dataclasses.replace(
+        experiment_of(max_steps=1), strategy=Strategy(program, is_spmd=True, is_replicated=False)
+    )
+    with pytest.raises(Parted):
+        Simulation(experiment, is_lockstep=True).run()
+    outcome, single = run_sim(experiment), Simulation(experiment).run()
+    assert outcome.error is None
+    assert [report.rows for report in outcome.reports] == [report.rows for report in single.reports]
+
+
+def test_an_error_names_the_rank_that_it_happens_to() -> None:
+    async def fails(node: Node, task: Task) -> None:
+        raise ValueError("no more")
+
+    experiment = dataclasses.replace(experiment_of(), strategy=Strategy(fails, is_spmd=True))
+    error = run_sim(experiment).error
+    assert isinstance(error, StrategyError)
+    assert "in the program of rank 0 at 0 s" in str(error)
+
+
+def test_an_update_that_is_not_finite_names_rank_and_step() -> None:
+    experiment = experiment_of(
+        strategy=SERVER, codec=TOP_K, optimizer={"kind": "sgd", "learning_rate": 1e30}, max_steps=20
+    )
+    assert "NaN or infinity" in str(run_sim(experiment).error)
+
+
+def test_updates_that_are_left_out_are_counted_for_each_rank() -> None:
+    experiment = experiment_of(
+        strategy=SERVER,
+        codec=TOP_K,
+        optimizer={"kind": "sgd", "learning_rate": 1e30},
+        max_steps=20,
+        on_nonfinite="skip",
+        evaluate={"every": None},
+    )
+    one, other = (Simulation(experiment, is_lockstep=is_lockstep).run() for is_lockstep in (False, True))
+    assert [each.num_replaced for each in one.reports] == [each.num_replaced for each in other.reports]
+    assert sum(each.num_replaced for each in one.reports) > 0
+
+
+def test_a_run_of_many_ranks_in_step_takes_few_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+    step = driver.Clock.step
+    monkeypatch.setattr(driver.Clock, "step", lambda clock: (counts.append(1), step(clock))[1])
+    run_sim(experiment_of(strategy=SERVER, compute={"kind": "constant", "time": "1 ms"}))
+    assert len(counts) < 7 * 20  # steps, of which each has 40 messages up and down
+
+
+# --- numbers of each rank ---------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_each_rank_give_one_answer_where_they_have_one() -> None:
+    rank = PerRank(range(4))
+    assert rank >= 0
+    assert not rank > 5
+    assert rank != 7
+    assert rank == PerRank([0, 1, 2, 3])
+    assert (rank * 0 + 2) // 2 == 1
+    assert len(PerRank([[1, 2], [3, 4]])) == 2
+    assert (10 - rank).items == [10, 9, 8, 7]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda rank: rank == 2,
+        lambda rank: rank < 2,
+        lambda rank: [1, 2, 3, 4][rank],
+        lambda rank: {rank: 1},
+        lambda rank: f"{rank}",
+        int,
+        str,
+        bool,
+        list,
+        lambda rank: len(PerRank([[1], [1, 2]])),
+        lambda rank: Each(1, 4)[0],
+    ],
+)
+def test_numbers_of_each_rank_part_where_one_answer_is_asked_for(ask: Callable[[Any], Any]) -> None:
+    with pytest.raises(Parted):
+        ask(PerRank(range(4)))
+
+
+@pytest.mark.parametrize("rows", [[3] * 4, [3, 3, 2, 2]])
+def test_sample_ids_of_all_ranks_are_those_of_each(rows: list[int]) -> None:
+    shards = [np.arange(7 * block, 7 * block + 7) for block in range(4)]
+    for step in (1, 2, 3, 9):
+        together = SampleOrder(shards, rows, seed=3).ids(step, PerRank(range(4)))
+        for block in range(4):
+            np.testing.assert_array_equal(together.items[block], SampleOrder(shards, rows, seed=3).ids(step, block))
