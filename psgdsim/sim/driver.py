@@ -318,7 +318,6 @@ def can_be_in_step(experiment: Experiment) -> bool:
         and experiment.trace != "full"
         and not (experiment.faults or experiment.changes)
         and not (experiment.strategy.num_servers and (scenario.codec_rate or schedule.max_time is not None))
-        and pays_off(experiment.num_ranks, experiment.world_size * schedule.last_step)
     )
 
 
@@ -332,7 +331,8 @@ def run_sim(experiment: Experiment, progress: Progress | None = None) -> Outcome
     Returns:
         The outcome; `error` holds what went wrong in a program.
     """
-    if can_be_in_step(experiment):
+    num_gradients = experiment.world_size * experiment.task.schedule.last_step
+    if can_be_in_step(experiment) and pays_off(experiment.num_ranks, num_gradients):
         try:
             outcome = Simulation(experiment, progress, is_lockstep=True).run()
         except Parted:

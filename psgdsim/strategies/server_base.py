@@ -307,8 +307,9 @@ class SynchronousServer(Server):
 
         gradients = await node.recv_each(workers, take, tag=PUSH)
         shares = [rows / sum(self._rows) for rows in self._rows]
-        alone = gradients[0] if len(shares) == 1 else None
-        await self._step(alone or await node.compute(task.weighted_sum, shares, gradients), step)
+        is_alone = len(shares) == 1  # as in `_apply`: one gradient is its own mean
+        total = gradients[0] if is_alone else await node.compute(task.weighted_sum, shares, gradients)
+        await self._step(total, step)
         content = await self._content(0)  # all have had the same answers
         await node.send_each(workers, (content, self._version, 0), tag=answer_tag(self._version - 1, 0))
         return [0]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from psgdsim.errors import RecvTimeout
-from psgdsim.node import Job, Node
+from psgdsim.node import Job, Message, Node
 from psgdsim.testing.laws import DOUBLE, FILL, SERVER_PARTS, expect, law, numbers
 
 
@@ -26,6 +28,29 @@ async def _answer_all(node: Node) -> None:
 
 
 SERVER_PARTS[ranks_are_counted_from_zero.__name__] = _answer_all
+
+
+@law
+async def several_are_heard_and_answered_in_one_go(node: Node) -> None:
+    """A receive from each of several ranks returns what comes of their messages in the order asked for."""
+    for server in node.servers:
+        await node.sleep(1e-3 * (node.world_size - node.rank))  # so that the last is heard first
+        await node.send(server, await node.compute(FILL, node.rank), tag="to be doubled")
+        answer = await node.recv(server, tag="doubled")
+        expect(await numbers(node, answer.payload), [2.0 * (node.world_size - 1)] * 3)
+
+
+async def _double_each(node: Node) -> None:
+    async def take(message: Message) -> Any:
+        return await node.compute(DOUBLE, message.payload)
+
+    workers = range(node.world_size)
+    doubled = await node.recv_each(workers, take, tag="to be doubled")
+    expect([await numbers(node, value) for value in doubled], [[2.0 * rank] * 3 for rank in workers])
+    await node.send_each(workers, doubled[-1], tag="doubled")
+
+
+SERVER_PARTS[several_are_heard_and_answered_in_one_go.__name__] = _double_each
 
 
 @law

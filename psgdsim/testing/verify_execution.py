@@ -8,9 +8,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from psgdsim.per_rank import Parted
 from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import Experiment, build
-from psgdsim.sim.driver import Simulation
+from psgdsim.sim.driver import Simulation, can_be_in_step
 from psgdsim.sim.execution import MAX_STEPS
 from psgdsim.task import Task
 from psgdsim.testing.checks import Check
@@ -102,7 +103,7 @@ def small_scenario(**changes: Any) -> dict[str, Any]:
 
 
 def check_executions(name: str, experiment: Experiment, tolerance: float = TOLERANCE) -> Iterator[Check]:
-    """Run an experiment exactly and in batches, and compare.
+    """Run an experiment exactly, in batches and, if it can be, with all workers carried on as one; and compare.
 
     Args:
         name: what checks call it.
@@ -114,6 +115,9 @@ def check_executions(name: str, experiment: Experiment, tolerance: float = TOLER
     """
     exact = run_scenario(with_execution(experiment, "exact"))
     yield from compare_outcomes(name, exact, run_in_batches(experiment), tolerance)
+    as_one = run_as_one(experiment)
+    if as_one is not None:
+        yield from compare_outcomes(f"{name}, as one", exact, as_one, tolerance)
 
 
 def with_execution(experiment: Experiment, kind: str) -> Experiment:
@@ -137,6 +141,28 @@ def run_in_batches(experiment: Experiment, max_gradients: int | None = None) -> 
         PsgdsimError: it fails.
     """
     outcome = _InBatches(with_execution(experiment, "batched"), max_gradients).run()
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome
+
+
+def run_as_one(experiment: Experiment) -> Outcome | None:
+    """Run an experiment in batches with all workers carried on as one, however few they are; None if they part.
+
+    Args:
+        experiment: what to run.
+
+    Raises:
+        PsgdsimError: it fails.
+    """
+    changes = {"execution": "batched", "trace": "steps"}
+    batched = dataclasses.replace(experiment, scenario=experiment.scenario.model_copy(update=changes))
+    if not can_be_in_step(batched):
+        return None
+    try:
+        outcome = Simulation(batched, is_lockstep=True).run()
+    except Parted:
+        return None
     if outcome.error is not None:
         raise outcome.error
     return outcome
@@ -197,9 +223,12 @@ def _first_difference(exact: Outcome, batched: Outcome) -> str:
     if batched.time != exact.time:
         return f"{batched.time!r} s, not {exact.time!r} s"
     for one, other in zip(exact.reports, batched.reports, strict=True):
-        for name in ("sent_nbytes", "payload_nbytes", "relay_nbytes", "staleness", "seconds"):
+        for name in ("sent_nbytes", "payload_nbytes", "relay_nbytes", "staleness"):
             if getattr(other, name) != getattr(one, name):
                 return f"rank {one.rank}: {name} {getattr(other, name)}, not {getattr(one, name)}"
+        for name, seconds in one.seconds.items():
+            if not _is_same(seconds, other.seconds[name]):
+                return f"rank {one.rank}: {other.seconds[name]} s of {name}, not {seconds} s"
         if (what := _first_row(one.rows, other.rows)) is not None:
             return f"rank {one.rank}, {what}"
     places = [[(row["time"], row["step"], row["model"]) for row in outcome.evals] for outcome in (exact, batched)]
@@ -212,6 +241,11 @@ def _first_row(exact: Sequence[Mapping[str, Any]], batched: Sequence[Mapping[str
         return f"{len(batched)} steps, not {len(exact)}"
     for one, other in zip(exact, batched, strict=True):
         for name in sorted(EXACT):
-            if other[name] != one[name]:
+            if not _is_same(one[name], other[name]):
                 return f"step {one['step']}: {name} {other[name]}, not {one[name]}"
     return None
+
+
+def _is_same(one: float, other: float) -> bool:
+    """Whether numbers are equal, but for the order of adding up where a collective is taken as a whole."""
+    return math.isclose(one, other, rel_tol=1e-12)

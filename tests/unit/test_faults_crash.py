@@ -262,7 +262,7 @@ def test_those_that_are_left_meet_at_the_barrier():
     simulated = simulation(
         worker, faults=[{"kind": "crash", "rank": 2, "at": "1500 ms"}], max_steps=3, evaluate={"every": "1 step"}
     )
-    simulated.evaluate = lambda step: None
+    simulated.evaluate = lambda step, time: None
     outcome = simulated.run()
     assert outcome.error is None
     assert [len(report.rows) for report in outcome.reports] == [3, 3, 1, 3]
