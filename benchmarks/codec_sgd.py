@@ -71,7 +71,7 @@ def floor_times(num_workers: int, codec: Any, seconds: float = 2.0) -> dict[str,
 
 def main() -> None:
     """Measure and print JSON."""
-    from sync_sgd import STRATEGIES, round_time, scenario_of
+    from sync_sgd import STRATEGIES, num_steps, round_time, scenario_of
 
     from psgdsim.compilation import use_cache_on_disk
     from psgdsim.results import versions
@@ -86,7 +86,7 @@ def main() -> None:
             strategy = STRATEGIES["parameter_server"]
             codec = from_dict({**scenario_of(num, strategy, 1), "codec": spec}).codec.build()
             floors = floor_times(num, codec)
-            seconds = round_time(num, strategy, max(24, 20_000 // num), codec=spec)
+            seconds = round_time(num, strategy, num_steps(num), codec=spec)
             ratio = seconds / min(floors.values())
             rows.append({"workers": num, "codec": name, "floors_s": floors, "round_s": seconds, "ratio": ratio})
     print(json.dumps({"cores": os.cpu_count(), "versions": versions(), "results": rows}, indent=2))

@@ -92,27 +92,31 @@ class SampleOrder:
         """Return the sample ids of the blocks of several ranks; a pass over all of them is kept as one array."""
         import numpy as np
 
-        numbers = list(blocks.items)
-        if len({(self._rows[block], len(self._shards[block])) for block in numbers}) > 1 or not self._rows[numbers[0]]:
+        numbers = tuple(blocks.items)
+        counts = {self._rows[block] for block in numbers}
+        if len(counts) > 1 or counts == {0}:
             return PerRank([self.ids(step, block) for block in numbers])
-        count, length = self._rows[numbers[0]], len(self._shards[numbers[0]])
-        position, end, parts = (step - 1) * count, step * count, []
-        while position < end:
-            number, offset = divmod(position, length)
-            parts.append(self._pass_of_all(tuple(numbers), number)[:, offset : offset + end - position])
-            position += parts[-1].shape[1]
-        ids = np.concatenate(parts, axis=1)
+        [count] = counts
+        lengths = np.array([len(self._shards[block]) for block in numbers])[:, None]
+        which, places = np.divmod(np.arange((step - 1) * count, step * count), lengths)
+        ids = np.empty(which.shape, np.int32)
+        for number in range(which.min(), which.max() + 1):
+            rows = self._pass_of_all(numbers, number)
+            np.copyto(ids, np.take_along_axis(rows, places, axis=1), where=which == number)
         ids.flags.writeable = False
         return PerRank(ids)  # type: ignore[arg-type]
 
     def _pass_of_all(self, blocks: tuple[int, ...], number: int) -> np.ndarray:
-        """Return one pass over the shards of several blocks, a row for each."""
+        """Return one pass over the shards of several blocks, a row for each, filled up to the length of the longest."""
         import numpy as np
 
         if (blocks, number) not in self._joint_passes:
             if len(self._joint_passes) >= CACHED_PASSES:
                 del self._joint_passes[next(iter(self._joint_passes))]
-            self._joint_passes[blocks, number] = np.stack([self._draw_pass(block, number) for block in blocks])
+            rows = np.zeros((len(blocks), max(len(self._shards[block]) for block in blocks)), np.int32)
+            for row, block in zip(rows, blocks, strict=True):
+                row[: len(self._shards[block])] = self._draw_pass(block, number)
+            self._joint_passes[blocks, number] = rows
         return self._joint_passes[blocks, number]
 
     def _draw_pass(self, block: int, number: int) -> np.ndarray:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from psgdsim.sim.network import LinkUsage, Network, utilisation
@@ -44,9 +42,9 @@ class LinkAccounts:
         self._booked = traffic
         self.series.amend(traffic.start, lambda time: traffic.until(time)[:, :2])
 
-    def _counters(self, now: float) -> Sequence[tuple[float, float]] | Floats:
+    def _counters(self, now: float) -> Floats:
         counters = self._network.counters(now)
-        return counters if self._booked is None else np.array(counters) + self._not_carried(now)[:, :2]
+        return counters if self._booked is None else counters + self._not_carried(now)[:, :2]
 
     def _not_carried(self, now: float) -> Floats:
         """Return what has been booked until now: bits, busy seconds, and seconds with a message for each link."""

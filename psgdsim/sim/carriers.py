@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import simpy
 from simpy.events import EventPriority
 
@@ -15,6 +16,7 @@ from psgdsim.sim.flow_table import Flow
 from psgdsim.sim.fluid import FluidLinks
 from psgdsim.sim.occupancy import Occupancy
 from psgdsim.sim.paths import Hop, Path
+from psgdsim.sim.sharing import Floats
 
 OnArrival = Callable[["Message"], None]
 
@@ -90,14 +92,14 @@ class Carrier(ABC):
         """Take note that a link has another bandwidth from now on."""
 
     @abstractmethod
-    def usage(self, now: float) -> list[tuple[float, float]]:
+    def usage(self, now: float) -> Floats:
         """Return what each link has carried, and for how long it would have been busy with that.
 
         Args:
             now: until when [s]; any time from the last change to the next.
 
         Returns:
-            For each link [bit] and [s].
+            For each link [bit] and [s], shape (links, 2).
         """
 
 
@@ -172,7 +174,7 @@ class FluidCarrier(Carrier):
         self._links.set_bandwidth(link, bandwidth, self.env.now)
         self._go_on(math.inf)
 
-    def usage(self, now: float) -> list[tuple[float, float]]:
+    def usage(self, now: float) -> Floats:
         """As in `Carrier`."""
         return self._links.usage(now)
 
@@ -281,12 +283,12 @@ class IdealCarrier(Carrier):
             self._count_so_far(message, self.env.now, self._carried, self._busy)
             del self._under_way[message]
 
-    def usage(self, now: float) -> list[tuple[float, float]]:
+    def usage(self, now: float) -> Floats:
         """As in `Carrier`."""
         carried, busy = list(self._carried), list(self._busy)
         for message in self._under_way:
             self._count_so_far(message, now, carried, busy)
-        return list(zip(carried, busy, strict=True))
+        return np.array([carried, busy]).T
 
 
 def _count(

@@ -6,10 +6,12 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import simpy
 
 from psgdsim.sim.carriers import Carrier, Message, OnArrival
 from psgdsim.sim.occupancy import Occupancy
+from psgdsim.sim.sharing import Floats
 
 
 class _Copy:
@@ -178,6 +180,6 @@ class FifoCarrier(Carrier):
         """Go on at another bandwidth, in the middle of a message if need be; 0 stops the link."""
         self._queues[link].change(bandwidth)
 
-    def usage(self, now: float) -> list[tuple[float, float]]:
+    def usage(self, now: float) -> Floats:
         """As in `Carrier`."""
-        return [queue.usage(now) for queue in self._queues]
+        return np.array([queue.usage(now) for queue in self._queues]).reshape(-1, 2)

@@ -18,7 +18,7 @@ import numpy as np
 from psgdsim.sim.bundles import FULL, Bundle, are_even, split_uneven
 from psgdsim.sim.crowds import Crowds
 from psgdsim.sim.flow_table import Flow, FlowTable
-from psgdsim.sim.sharing import few_levels
+from psgdsim.sim.sharing import Floats, few_levels
 
 FEW: Final = 16
 """Up to so many flows are followed link by link and shared in Python."""
@@ -155,14 +155,18 @@ class FluidLinks:
         """Return what sharing has granted a flow [bit/s]; less of it is payload where a TCP model says so."""
         return self._table.rate(flow) if flow.crowd < 0 else self._crowds.rate(flow)
 
-    def usage(self, now: float) -> list[tuple[float, float]]:
+    def usage(self, now: float) -> Floats:
         """Return what each link has carried until now [bit], and for how long it would have been busy with that [s].
 
         The second counts acknowledgements and headers, too; over the time that has passed it is the utilisation.
         """
         for flow in self._flows:
             self._account(flow, self._carried_of(flow, now))
-        return [(carried, self._busy_for(link)) for link, carried in enumerate(self._carried)]
+        usage, bandwidth = np.empty((len(self._carried), 2)), self._capacity[:-1]
+        usage[:, 0] = self._carried
+        granted = np.divide(self._granted, bandwidth, out=np.zeros_like(bandwidth), where=bandwidth > 0)
+        np.add(self._busy, granted, out=usage[:, 1])
+        return usage
 
     def _carried_of(self, flow: Flow, now: float) -> float:
         """Return what a flow has carried until now [bit of payload]."""

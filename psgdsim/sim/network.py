@@ -13,6 +13,7 @@ from psgdsim.sim.carriers import Carrier, FluidCarrier, IdealCarrier, Message
 from psgdsim.sim.fifo import FifoCarrier
 from psgdsim.sim.occupancy import Occupancy
 from psgdsim.sim.paths import MAX_CACHED, Hop, Path, Paths, hops
+from psgdsim.sim.sharing import Floats
 from psgdsim.topologies.base import Topology
 
 _CARRIERS: dict[str, type[Carrier]] = {"fluid": FluidCarrier, "fifo": FifoCarrier, "ideal": IdealCarrier}
@@ -256,10 +257,10 @@ class Network:
         """Return what each link has done until now, in the order of the topology's links."""
         return [
             LinkUsage(link.name, nbits / 8.0, busy)
-            for link, (nbits, busy) in zip(self.topology.links, self.counters(self._env.now), strict=True)
+            for link, (nbits, busy) in zip(self.topology.links, self.counters(self._env.now).tolist(), strict=True)
         ]
 
-    def counters(self, now: float) -> list[tuple[float, float]]:
+    def counters(self, now: float) -> Floats:
         """Return what each link has carried until a time [bit], and for how long it would have been busy with that [s].
 
         Args:

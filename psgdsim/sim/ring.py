@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,11 +37,13 @@ class Ways:
     Attributes:
         delay: what a message of each rank waits before it enters [s], shape (N,).
         pace: how long each of its bits takes then [s], shape (N,).
+        are_alike: whether they are the same for all ranks.
     """
 
     def __init__(self, paths: Sequence[Path], bandwidth: Sequence[float]) -> None:
         self.delay = np.array([path.delay for path in paths])
         self.pace = np.array([1.0 / (path.goodput * _rate_alone(path, bandwidth)) for path in paths])
+        self.are_alike = bool((self.delay == self.delay[0]).all() and (self.pace == self.pace[0]).all())
         self._num_links = len(bandwidth)
         self._link: Ints = np.array([link for path in paths for link in path.links], np.int64)
         self._rank: Ints = np.repeat(np.arange(len(paths)), [len(path.links) for path in paths])
@@ -127,26 +129,22 @@ def course(ways: Ways, starts: Floats, nbits: Floats) -> Course:
         nbits: the size of the message that carries each chunk [bit], shape (N,).
     """
     num, num_phases = len(starts), 2 * (len(starts) - 1)
-    length = math.ceil(num_phases / MAX_SPANS)  # of a span
-    twice = np.concatenate([nbits, nbits])
-    sent, gaps = np.zeros(num), np.zeros(num)
+    span = math.ceil(num_phases / MAX_SPANS)
+    lasting, sent = _lengths(ways, nbits), _sent(nbits)
+    gaps = np.zeros(num)
     marks: list[tuple[Floats, Floats]] = []
     # Before the first rank stands its predecessor, the last one.
-    start, end, lasts = np.empty(num + 1), np.empty(num + 1), np.empty(num)
+    start, end = np.empty(num + 1), np.empty(num + 1)
     start[1:], start[0] = starts, starts[-1]
     lengths = ways.delay + np.outer([nbits.min(), nbits.max()], ways.pace)
     may_wait = 0  # so many phases from now on nobody begins before its predecessor has begun
     for phase in range(num_phases):
-        size = twice[-phase % num :][:num]
-        np.add(start[1:], ways.delay, out=end[1:])
-        if phase % length == 0:
-            marks.append((end[1:].copy(), sent))
-        np.multiply(size, ways.pace, out=lasts)
-        end[1:] += lasts
+        if phase % span == 0:
+            marks.append((start[1:] + ways.delay, sent(phase)))
+        np.add(start[1:], lasting(phase), out=end[1:])
         end[0] = end[-1]
-        sent = sent + size
-        if phase % length == length - 1 or phase == num_phases - 1:
-            marks.append((end[1:].copy(), sent))
+        if phase % span == span - 1 or phase == num_phases - 1:
+            marks.append((end[1:].copy(), sent(phase + 1)))
         if may_wait == 0:
             gaps += np.maximum(start[:-1] - end[1:], 0.0)
             may_wait = _num_close(start, lengths)
@@ -157,6 +155,23 @@ def course(ways: Ways, starts: Floats, nbits: Floats) -> Course:
     times, amounts = (np.array(each) for each in zip(*marks, strict=True))
     ends = start[1:].copy()
     return Course(ends, ends - starts - gaps, Traffic(ways, float(starts.min()), times, amounts))
+
+
+def _lengths(ways: Ways, nbits: Floats) -> Callable[[int], Floats]:
+    """Return what says, for a phase, how long each rank takes for its message [s]."""
+    num = len(nbits)
+    if ways.are_alike:
+        twice = np.tile(ways.delay[0] + nbits * ways.pace[0], 2)
+        return lambda phase: twice[-phase % num :][:num]
+    sizes = np.tile(nbits, 2)
+    return lambda phase: ways.delay + sizes[-phase % num :][:num] * ways.pace
+
+
+def _sent(nbits: Floats) -> Callable[[int], Floats]:
+    """Return what says how much each rank has sent before a phase [bit]."""
+    num = len(nbits)
+    until = np.cumsum(np.tile(nbits, 3))
+    return lambda phase: until[2 * num :] - until[2 * num - phase :][:num]
 
 
 def _num_close(start: Floats, lengths: Floats) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -38,7 +38,7 @@ class Series:
         edge: the end of the bin under way [s]; before anything happens after it, `advance` must be called.
     """
 
-    def __init__(self, read: Callable[[float], Sequence[tuple[float, float]] | Floats], num_bins: int) -> None:
+    def __init__(self, read: Callable[[float], Floats], num_bins: int) -> None:
         if num_bins < 2 or num_bins % 2:
             raise ValueError(f"num_bins: expected an even number of at least 2; got {num_bins}")
         self._source, self._num_bins = read, num_bins

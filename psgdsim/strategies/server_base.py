@@ -306,7 +306,8 @@ class SynchronousServer(Server):
             return gradient
 
         gradients = await node.recv_each(workers, take, tag=PUSH)
-        shares = [rows / sum(self._rows) for rows in self._rows]
+        all_rows = sum(self._rows)
+        shares = [rows / all_rows for rows in self._rows]
         is_alone = len(shares) == 1  # as in `_apply`: one gradient is its own mean
         total = gradients[0] if is_alone else await node.compute(task.weighted_sum, shares, gradients)
         await self._step(total, step)
