@@ -17,7 +17,7 @@ import os
 import time
 from typing import Any
 
-NUM_PAIRS = 3
+NUM_PAIRS = 2
 """Of runs; the quickest of each length count."""
 
 STRATEGIES: dict[str, dict[str, Any]] = {

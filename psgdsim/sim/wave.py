@@ -53,14 +53,17 @@ class Wave:
         Raises:
             Parted: one should have set out before now.
         """
-        if times.min() < self._env.now:
+        first = float(times.min())
+        if first < self._env.now:
             raise Parted("a message that should have set out before")
         self.ends = np.full(len(times), np.nan)
         self._left = len(times)
+        if times.max() == first:
+            self._env.at(first, self._sender(srcs, dsts, nbytes, list(range(len(times)))))
+            return
         moments, which = np.unique(times, return_inverse=True)
         for i, moment in enumerate(moments.tolist()):
-            places = np.flatnonzero(which == i).tolist() if len(moments) > 1 else list(range(len(times)))
-            self._env.at(moment, self._sender(srcs, dsts, nbytes, places))
+            self._env.at(moment, self._sender(srcs, dsts, nbytes, np.flatnonzero(which == i).tolist()))
 
     def _sender(self, srcs: Sequence[int], dsts: Sequence[int], nbytes: int, places: list[int]) -> Callable[[], None]:
         def send() -> None:
