@@ -137,6 +137,7 @@ def course(ways: Ways, starts: Floats, nbits: Floats) -> Course:
     start, end = np.empty(num + 1), np.empty(num + 1)
     start[1:], start[0] = starts, starts[-1]
     lengths = ways.delay + np.outer([nbits.min(), nbits.max()], ways.pace)
+    shortest, longest = float(lengths.min()), float(lengths.max())
     may_wait = 0  # so many phases from now on nobody begins before its predecessor has begun
     for phase in range(num_phases):
         if phase % span == 0:
@@ -147,7 +148,7 @@ def course(ways: Ways, starts: Floats, nbits: Floats) -> Course:
             marks.append((end[1:].copy(), sent(phase + 1)))
         if may_wait == 0:
             gaps += np.maximum(start[:-1] - end[1:], 0.0)
-            may_wait = _num_close(start, lengths)
+            may_wait = _num_close(float(start.max() - start.min()), shortest, longest)
         else:
             may_wait -= 1
         np.maximum(end[1:], end[:-1], out=start[1:])
@@ -174,17 +175,17 @@ def _sent(nbits: Floats) -> Callable[[int], Floats]:
     return lambda phase: until[2 * num :] - until[2 * num - phase :][:num]
 
 
-def _num_close(start: Floats, lengths: Floats) -> int:
+def _num_close(apart: float, shortest: float, longest: float) -> int:
     """Return in how many phases from the next one on no rank is done before its predecessor begins.
 
     Args:
-        start: when the ranks begin a phase [s].
-        lengths: the shortest and the longest time that each takes for one [s], shape (2, N).
+        apart: how long after the first rank the last one begins a phase [s].
+        shortest: the least time that a rank takes for a phase [s].
+        longest: the longest [s].
     """
-    shortest, longest = float(lengths.min()), float(lengths.max())
     if longest <= shortest:
-        return 1 << 30 if start.max() - start.min() < shortest else 0
-    return max(0, int((shortest - (start.max() - start.min())) / (longest - shortest)) - 1)
+        return 1 << 30 if apart < shortest else 0
+    return max(0, int((shortest - apart) / (longest - shortest)) - 1)
 
 
 def _sum(vectors: Sequence[Any]) -> Any:

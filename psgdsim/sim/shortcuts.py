@@ -83,6 +83,7 @@ class Shortcuts:
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
         self._num = simulation.experiment.world_size
+        self._sizes: dict[Any, tuple[Floats, Ints]] = {}  # of messages, by shape and dtype of the vector
         self._calls: dict[int, _Call] = {}  # of those that wait for others to come
         self._inside: dict[int, str] = {}  # the tags of all that have come and are not done
 
@@ -188,12 +189,13 @@ class Shortcuts:
             How it goes, and for each rank the sizes of all frames that it sends and of the tensors in them [byte].
         """
         assert self._ways is not None
-        sizes = self._chunks(vector)
-        overhead = self._simulation.experiment.scenario.network.message_overhead.nbytes
-        course = ring.course(self._ways, starts, 8.0 * (sizes[:, 0] + overhead))
+        shape = vector.shape, vector.dtype
+        if shape not in self._sizes:
+            self._sizes[shape] = self._find_sizes(vector)
+        nbits, sent = self._sizes[shape]
+        course = ring.course(self._ways, starts, nbits)
         self._simulation.accounts.book(course.traffic)
-        # A rank passes on every chunk twice, but for those that its two successors begin with.
-        return course, 2 * sizes.sum(axis=0) - np.roll(sizes, -1, axis=0) - np.roll(sizes, -2, axis=0)
+        return course, sent
 
     async def take_together(self, node: LockstepNode, operation: Collective, vector: Any, *, tag: str) -> Any:
         """Do what `take` does for all workers, carried on as one."""
@@ -222,12 +224,16 @@ class Shortcuts:
             return await node.compute(ring.SUM, vectors)
         return await node.compute(simulation.experiment.task.weighted_sum, [1.0] * self._num, vectors)
 
-    def _chunks(self, vector: Any) -> Ints:
-        """Return the sizes of the frame of each chunk of a vector and of the tensor in it [byte], shape (N, 2)."""
+    def _find_sizes(self, vector: Any) -> tuple[Floats, Ints]:
+        """Return the bits of the message with each chunk of a vector, and what each rank sends, as `_course` does."""
         import jax
 
         lengths = np.diff(offsets(vector.shape[0], self._num)).tolist()
         make: Any = jax.ShapeDtypeStruct
         chunks = {length: Computed(make((length, *vector.shape[1:]), vector.dtype)) for length in set(lengths)}
         sizes = {length: self._simulation.sizes.of(chunk) for length, chunk in chunks.items()}
-        return np.array([sizes[length] for length in lengths])
+        frames = np.array([sizes[length] for length in lengths])
+        overhead = self._simulation.experiment.scenario.network.message_overhead.nbytes
+        # A rank passes on every chunk twice, but for those that its two successors begin with.
+        sent = 2 * frames.sum(axis=0) - np.roll(frames, -1, axis=0) - np.roll(frames, -2, axis=0)
+        return 8.0 * (frames[:, 0] + overhead), sent
