@@ -23,22 +23,27 @@ SMALL = (64, 10)
 
 
 def simulated_update(num_workers: int, num_updates: int, *, is_small: bool = False) -> float:
-    """Return the wall time of an update [s]: over the second half of a run."""
+    """Return the wall time of an update [s]: by how much a run twice as long takes longer, with all that it put off."""
     from psgdsim import scenario
     from psgdsim.scenario.experiment import build
     from psgdsim.sim.driver import run_sim
 
-    spec = scenario_of(num_workers, {"kind": "parameter_server", "sync": "async"}, max(8, num_updates // num_workers))
+    num_steps = max(8, num_updates // num_workers)
+    spec = scenario_of(num_workers, {"kind": "parameter_server", "sync": "async"}, num_steps)
     spec["compute"] = {"kind": "exponential", "mean": "1 ms"}
     if is_small:
         spec["model"] = {"kind": "softmax_regression"}
         spec["data"]["num_features"] = SMALL[0]
-    ends: list[float] = []
-    outcome = run_sim(build(scenario.from_dict(spec)), lambda *_args, **_values: ends.append(time.perf_counter()))
-    if outcome.error is not None:
-        raise outcome.error
-    half = len(ends) // 2
-    return (ends[-1] - ends[half]) / (len(ends) - 1 - half) / num_workers
+    times = []
+    for _ in range(3):  # compiles, and then a short and a long run
+        spec["max_steps"] = num_steps * (2 if len(times) == 2 else 1)
+        experiment = build(scenario.from_dict(spec))
+        start = time.perf_counter()
+        outcome = run_sim(experiment)
+        times.append(time.perf_counter() - start)
+        if outcome.error is not None:
+            raise outcome.error
+    return (times[2] - times[1]) / num_steps / num_workers
 
 
 def plain_update(num_workers: int, num_updates: int, sizes: tuple[int, ...]) -> float:
