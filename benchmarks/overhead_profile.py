@@ -10,7 +10,8 @@ innermost function of psgdsim, or as `running batches` while calls that were put
 
 Prints JSON: microseconds and counts per worker and round; `each_us` is what one message costs (network and messages
 together), one kernel call (noting it down), one flush (running its batches) and one event (the loop and what
-coroutines it wakes). A ring is simulated as a whole, so that it has no messages.
+coroutines it wakes). Workers are carried on as one: a wave is one message of each of them, and an event, a call or a
+flush is mostly one for all. A ring is simulated as a whole, so that it has no messages.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ PARTS: dict[str, str] = {
     "sim/node.py _close": STEPS,
     "sim/node.py record": STEPS,
     "sim/node.py": MESSAGES,
+    **dict.fromkeys([f"sim/lockstep.py {name}" for name in ("checkpoint", "end_step", "record", "reports")], STEPS),
+    "sim/lockstep.py compute": EVENTS,
+    **dict.fromkeys(("sim/lockstep.py", "sim/wave.py"), MESSAGES),
     "sim/coroutines.py put": MESSAGES,
     "sim/coroutines.py take": MESSAGES,
     "sim/coroutines.py expect": MESSAGES,
@@ -53,7 +57,9 @@ PARTS: dict[str, str] = {
     "sim/driver.py evaluate": STEPS,
     "sim/driver.py": EVENTS,
     **dict.fromkeys(("mailbox.py", "node.py", "wire/", "sim/post.py", "sim/sizes.py"), MESSAGES),
-    **dict.fromkeys(("strategies/", "collectives/", "task.py", "coding.py", "schedule.py", "data/"), PROGRAMS),
+    **dict.fromkeys(
+        ("strategies/", "collectives/", "task.py", "coding.py", "schedule.py", "data/", "per_rank.py"), PROGRAMS
+    ),
     **dict.fromkeys(("sim/execution/", "sim/values.py", "sim/verdicts.py"), NOTING),
     **dict.fromkeys(("trace.py", "sim/step_ends.py", "sim/last_loss.py", "sim/evaluations.py", "sim/faults.py"), STEPS),
     **dict.fromkeys(("sim/clock.py", "sim/processor.py", "sim/kernel_times.py", "compute_times/"), EVENTS),
@@ -103,6 +109,7 @@ def counting(counts: Counter[str]) -> Iterator[None]:
     from psgdsim.sim.execution.batched import Batched
     from psgdsim.sim.execution.compiled import Compiled
     from psgdsim.sim.execution.waves import Runner
+    from psgdsim.sim.network import Network
     from psgdsim.sim.post import Post
 
     def counted(name: str, method: Callable[..., Any], rows: str = "") -> Callable[..., Any]:
@@ -117,6 +124,7 @@ def counting(counts: Counter[str]) -> Iterator[None]:
     whats = [
         (Clock, "step", "events", ""),
         (Post, "send", "messages", ""),
+        (Network, "send_many", "waves", "messages"),
         (Batched, "call", "kernel calls", ""),
         (Runner, "run", "flushes", "rows"),
         (Compiled, "call", "compiled calls", ""),
