@@ -243,8 +243,9 @@ def test_numbers_of_each_rank_part_where_one_answer_is_asked_for(ask: Callable[[
 
 
 @pytest.mark.parametrize("rows", [[3] * 4, [3, 3, 2, 2]])
-def test_sample_ids_of_all_ranks_are_those_of_each(rows: list[int]) -> None:
-    shards = [np.arange(7 * block, 7 * block + 7) for block in range(4)]
+@pytest.mark.parametrize("lengths", [[7] * 4, [7, 6, 6, 1]])
+def test_sample_ids_of_all_ranks_are_those_of_each(lengths: list[int], rows: list[int]) -> None:
+    shards = [np.arange(7 * block, 7 * block + length) for block, length in enumerate(lengths)]
     for step in (1, 2, 3, 9):
         together = SampleOrder(shards, rows, seed=3).ids(step, PerRank(range(4)))
         for block in range(4):
