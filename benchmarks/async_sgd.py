@@ -1,8 +1,10 @@
 """Measure what an asynchronous update costs in simulation, against a `lax.scan` over a known order of arrival.
 
 An asynchronous parameter server with real messages and metrics, execution `batched`. In the same process: the floor (a
-scan over updates whose order is known beforehand; see `execution_floors.py`), and the plain way to write it, a SimPy
-process per worker that calls jitted functions as it goes. The last row is a model of 650 parameters.
+scan over updates whose order is known beforehand; see `execution_floors.py`), and two plain ways to write it, a SimPy
+process per worker that calls jitted functions as it goes (see `simpy_floors.py`): `bare`, without messages and records,
+and `plain`, with a server, a link that messages cross one after the other, and a record of each update. The last row is
+a model of 650 parameters.
 
     python benchmarks/async_sgd.py [--workers 8,64,512]
 
@@ -46,54 +48,23 @@ def simulated_update(num_workers: int, num_updates: int, *, is_small: bool = Fal
     return (times[2] - times[1]) / num_steps / num_workers
 
 
-def plain_update(num_workers: int, num_updates: int, sizes: tuple[int, ...]) -> float:
-    """Return the same of a SimPy process per worker that calls jitted functions as it goes."""
-    import jax
-    import numpy as np
-    import simpy
-    from execution_floors import RATE, ROWS, data, gradient, init
-
-    inputs, targets = data(features=sizes[0])
-    compute = jax.jit(gradient)
-    apply = jax.jit(lambda params, one: jax.tree.map(lambda p, g: p - RATE * g, params, one))
-    generator = np.random.default_rng(1)
-    env, state, losses = simpy.Environment(), {"params": init(sizes)}, []
-
-    def worker() -> Any:
-        while True:
-            params = state["params"]
-            yield env.timeout(generator.exponential(1e-3))
-            loss, one = compute(params, inputs, targets, generator.integers(0, 10_000, ROWS))
-            state["params"] = apply(state["params"], one)
-            losses.append(loss)
-            yield env.timeout(2e-4)
-
-    for _ in range(num_workers):
-        env.process(worker())
-    start = 0.0
-    while len(losses) < num_updates:
-        env.step()
-        if len(losses) == num_updates // 2 and not start:
-            jax.block_until_ready(state["params"])
-            start = time.perf_counter()
-    jax.block_until_ready(state["params"])
-    return (time.perf_counter() - start) / (num_updates - num_updates // 2)
-
-
 def measure(num: int, sizes: tuple[int, ...], num_updates: int) -> dict[str, Any]:
     """Return the times for a number of workers."""
     from execution_floors import update_time
+    from simpy_floors import Bare, Plain
 
     floor = update_time(num, sizes=sizes)
     simulated = simulated_update(num, num_updates, is_small=sizes == SMALL)
-    plain = plain_update(num, min(num_updates, 2000), sizes)
+    bare, plain = (each(num, sizes).update_time(4000) for each in (Bare, Plain))
     return {
         "workers": num,
         "layers": sizes,
         "floor_s": floor,
         "update_s": simulated,
+        "bare_simpy_s": bare,
         "plain_simpy_s": plain,
         "ratio": simulated / floor,
+        "times_as_fast_as_bare_simpy": bare / simulated,
         "times_as_fast_as_plain_simpy": plain / simulated,
         "updates_per_s": 1 / simulated,
     }
