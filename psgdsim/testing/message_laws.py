@@ -35,14 +35,14 @@ async def several_are_heard_and_answered_in_one_go(node: Node) -> None:
     """A receive from each of several ranks returns what comes of their messages in the order asked for."""
     for server in node.servers:
         await node.sleep(1e-3 * (node.world_size - node.rank))  # so that the last is heard first
-        await node.send(server, await node.compute(FILL, node.rank), tag="to be doubled")
+        await node.send(server, {"x": await node.compute(FILL, node.rank)}, tag="to be doubled")
         answer = await node.recv(server, tag="doubled")
         expect(await numbers(node, answer.payload), [2.0 * (node.world_size - 1)] * 3)
 
 
 async def _double_each(node: Node) -> None:
     async def take(message: Message) -> Any:
-        return await node.compute(DOUBLE, message.payload)
+        return (await node.compute(DOUBLE, message.payload))["x"]
 
     workers = range(node.world_size)
     doubled = await node.recv_each(workers, take, tag="to be doubled")
