@@ -211,7 +211,7 @@ class RankLog:
 def _plain(value: Any, read: Callable[[Any], Any]) -> Any:
     """Return a Python number (or whatever is not a number, as it is)."""
     number = value if type(value) in _PLAIN else read(value)
-    return number.item() if getattr(number, "shape", None) == () else number
+    return number.item() if hasattr(number, "item") else number
 
 
 @dataclass

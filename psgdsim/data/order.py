@@ -49,7 +49,8 @@ class SampleOrder:
         self._seed = seed
         self._passes: list[dict[int, np.ndarray]] = [{} for _ in shards]
         self._last: dict[int, tuple[int, np.ndarray]] = {}
-        self._joint_passes: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
+        # By blocks: the number of the pass that is held of each in each slot, and the passes, filled up to one length.
+        self._joint_passes: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
 
     def shard(self, block: int) -> np.ndarray:
         """Return the sample ids of a block, int32, in no order of use; the array is not to be changed."""
@@ -89,35 +90,40 @@ class SampleOrder:
         return ids
 
     def _ids_of_all(self, step: int, blocks: PerRank) -> PerRank:
-        """Return the sample ids of the blocks of several ranks; a pass over all of them is kept as one array."""
+        """Return the sample ids of the blocks of several ranks, in one array where shards are about equally long."""
         import numpy as np
 
         numbers = tuple(blocks.items)
-        counts = {self._rows[block] for block in numbers}
-        if len(counts) > 1 or counts == {0}:
+        if step < 1 or not all(0 <= block < len(self._shards) for block in numbers):
+            raise ValueError(f"expected step >= 1 and blocks in 0..{len(self._shards) - 1}; got {step} and {numbers}")
+        counts, lengths = {self._rows[block] for block in numbers}, [len(self._shards[block]) for block in numbers]
+        count = min(counts)
+        if len(counts) > 1 or not count <= min(lengths) or max(lengths) > 2 * min(lengths):
             return PerRank([self.ids(step, block) for block in numbers])
-        [count] = counts
-        lengths = np.array([len(self._shards[block]) for block in numbers])[:, None]
-        which, places = np.divmod(np.arange((step - 1) * count, step * count), lengths)
-        ids = np.empty(which.shape, np.int32)
-        for number in range(which.min(), which.max() + 1):
-            rows = self._pass_of_all(numbers, number)
-            np.copyto(ids, np.take_along_axis(rows, places, axis=1), where=which == number)
+        which, places = np.divmod(np.arange((step - 1) * count, step * count), np.array(lengths)[:, None])
+        if count:
+            for number in (which[:, 0], which[:, -1]):
+                self._hold_passes(numbers, number)
+            ids = self._joint_passes[numbers][1][which % CACHED_PASSES, np.arange(len(numbers))[:, None], places]
+        else:
+            ids = np.empty(which.shape, np.int32)
         ids.flags.writeable = False
-        return PerRank(ids)  # type: ignore[arg-type]
+        return PerRank(ids)
 
-    def _pass_of_all(self, blocks: tuple[int, ...], number: int) -> np.ndarray:
-        """Return one pass over the shards of several blocks, a row for each, filled up to the length of the longest."""
+    def _hold_passes(self, blocks: tuple[int, ...], number: np.ndarray) -> None:
+        """Hold one pass over the shard of each of several blocks, whose number may differ, shape `(blocks,)`."""
         import numpy as np
 
-        if (blocks, number) not in self._joint_passes:
-            if len(self._joint_passes) >= CACHED_PASSES:
-                del self._joint_passes[next(iter(self._joint_passes))]
-            rows = np.zeros((len(blocks), max(len(self._shards[block]) for block in blocks)), np.int32)
-            for row, block in zip(rows, blocks, strict=True):
-                row[: len(self._shards[block])] = self._draw_pass(block, number)
-            self._joint_passes[blocks, number] = rows
-        return self._joint_passes[blocks, number]
+        if blocks not in self._joint_passes:
+            longest = max(len(self._shards[block]) for block in blocks)
+            held = np.full((CACHED_PASSES, len(blocks)), -1)
+            self._joint_passes[blocks] = held, np.zeros((CACHED_PASSES, len(blocks), longest), np.int32)
+        held, passes = self._joint_passes[blocks]
+        slots = number % CACHED_PASSES
+        for i in np.flatnonzero(held[slots, np.arange(len(blocks))] != number).tolist():
+            block, slot = blocks[i], slots[i]
+            passes[slot, i, : len(self._shards[block])] = self._draw_pass(block, int(number[i]))
+            held[slot, i] = number[i]
 
     def _draw_pass(self, block: int, number: int) -> np.ndarray:
         """Draw one pass over a block's shard."""

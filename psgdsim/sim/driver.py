@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import signal
 from collections.abc import Callable
@@ -273,6 +274,8 @@ class Simulation:
         return wrapped
 
     def _deadlock(self) -> Deadlock:
+        if self.in_step:
+            raise Parted("all wait for each other")
         lines = []
         for node, program in zip(self._members, self._programs, strict=True):
             if program.is_done:
@@ -326,18 +329,28 @@ def run_sim(experiment: Experiment, progress: Progress | None = None) -> Outcome
 
     Args:
         experiment: what to run.
-        progress: told after every step of the first rank that leads.
+        progress: told after every step of the first rank that leads; from the first step again if workers that were
+            carried on as one have parted.
 
     Returns:
         The outcome; `error` holds what went wrong in a program.
     """
     num_gradients = experiment.world_size * experiment.task.schedule.last_step
     if can_be_in_step(experiment) and pays_off(experiment.num_ranks, num_gradients):
-        try:
-            outcome = Simulation(experiment, progress, is_lockstep=True).run()
-        except Parted:
-            pass
-        else:
-            if outcome.error is None or isinstance(outcome.error, Interrupted):
-                return outcome  # any other error is told of the rank that it happens to
+        outcome = _run_in_step(experiment, progress)
+        if outcome is not None:
+            return outcome
+        gc.collect()  # what was put off, arrays and all, must not stay beside that of the run that begins
     return Simulation(experiment, progress).run()
+
+
+def _run_in_step(experiment: Experiment, progress: Progress | None) -> Outcome | None:
+    """Run an experiment with all workers carried on as one; return None if that cannot be.
+
+    An error, too, is told of the rank that it happens to, when ranks are run one by one.
+    """
+    try:
+        outcome = Simulation(experiment, progress, is_lockstep=True).run()
+    except Parted:
+        return None
+    return outcome if outcome.error is None or isinstance(outcome.error, Interrupted) else None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from psgdsim import rng, wire
-from psgdsim.node import ANY, Collective, Job, Kernel, Message, Node
+from psgdsim.node import ANY, Collective, Job, Kernel, Message, Node, snapshot
 from psgdsim.per_rank import Parted, PerRank, per_rank
 from psgdsim.sim.coroutines import wait
 from psgdsim.sim.execution.lanes import LaneHandle, view
@@ -71,7 +71,7 @@ class LockstepNode(Node):
             )
             for rank in ranks
         ]
-        self._wave: Wave | None = None  # that is on its way to them, or has come
+        self._is_untraced = experiment.trace == "off"
         self._waits_for: tuple[int | None, str] | None = None
 
     @property
@@ -127,7 +127,8 @@ class LockstepNode(Node):
             self._part("send to a worker")
         nbytes = self._count(payload, tag)
         server = self._simulation.nodes[dst]
-        wave = Wave(self._env, self._simulation.network, payload, server.log.enter_several, server.log.leave_several)
+        payload, log = snapshot(payload), server.log
+        wave = Wave(self._env, self._simulation.network, payload, log.enter_several, log.leave_several)
         with self._simulation.post.busy(), self.log.during("transfer"):
             wave.send(self.hosts, [server.host] * len(self.ranks), nbytes, self.times)
             await wait(wave.over)
@@ -192,6 +193,8 @@ class LockstepNode(Node):
 
     async def sleep(self, seconds: float) -> None:
         """Let time pass for each rank."""
+        if type(seconds) not in (int, float) or not 0 <= seconds < np.inf:
+            self._part(f"sleep for {seconds!r} s")
         self.times = self.times + seconds
 
     async def gather(self, *coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
@@ -214,6 +217,8 @@ class LockstepNode(Node):
 
     def record(self, **values: Any) -> None:
         """Add numbers to the rows of the step under way."""
+        if any(isinstance(value, np.ndarray) for value in values.values()):
+            self._part("record arrays")
         self.log.record(values)
 
     async def checkpoint(self, step: int, models: Sequence[Any]) -> bool:
@@ -226,9 +231,12 @@ class LockstepNode(Node):
         return await self._simulation.checkpoint(self)
 
     def end_step(self, step: int) -> None:
-        """Close the rows of a step, and begin the next."""
+        """Close the rows of a step, and begin the next; without a trace, only the first rank keeps older ones."""
         self.log.close_step(step)
         self.step = step
+        rows = self.log.rows
+        if self._is_untraced and len(rows) > 1:
+            rows[-2] = {name: _of_first(value) for name, value in rows[-2].items()}
 
     # --- what is known at the end -----------------------------------------------------------------------------
 
@@ -249,39 +257,57 @@ class LockstepNode(Node):
         """
         import jax
 
-        self.set_time(self.clock_time)  # until the end of the run, those that have ended wait
-        whole = self.log.report(read, "", 0)
+        self.times = np.maximum(self.times, self.clock_time)  # until the end of the run, those that have ended wait
         num = len(self.ranks)
-        columns = [{name: _column(value, num) for name, value in row.items()} for row in whole.rows]
-        seconds = {name: _column(value, num) for name, value in whole.seconds.items()}
+        whole = self.log.report(lambda value: _column(value, read, num), "", 0)
+        num_alike = len(whole.rows) - 1 if self._is_untraced else 0  # rows of the first rank alone
+        columns = [{name: _spread(value, num) for name, value in row.items()} for row in whole.rows[num_alike:]]
+        seconds = {name: _spread(value, num) for name, value in whole.seconds.items()}
         sent, payload, replaced = (
-            _column(each, num) for each in (whole.sent_nbytes, whole.payload_nbytes, whole.num_replaced)
+            _spread(each, num) for each in (whole.sent_nbytes, whole.payload_nbytes, whole.num_replaced)
         )
-        reports = []
-        for place, rank in enumerate(self.ranks):
-            kept = columns if place == 0 or self._simulation.experiment.trace != "off" else columns[-1:]
-            models = (
-                [] if digests is None else jax.tree.map(lambda leaf, i=place: view(leaf, i), list(self._all_models))
+        # Digests tell models apart by their identity, so all of them live until all digests are known.
+        models = [
+            [] if digests is None else jax.tree.map(lambda leaf, i=place: view(leaf, i), list(self._all_models))
+            for place in range(num)
+        ]
+        return [
+            dataclasses.replace(
+                whole,
+                rank=rank,
+                rows=[
+                    *([] if place else whole.rows[:num_alike]),
+                    *[{**{name: column[place] for name, column in row.items()}, "rank": rank} for row in columns],
+                ],
+                events=[],
+                seconds={name: column[place] for name, column in seconds.items()},
+                sent_nbytes=sent[place],
+                payload_nbytes=payload[place],
+                digest="" if digests is None else digests.of(models[place]),
+                staleness=dict(whole.staleness),
+                num_replaced=replaced[place],
             )
-            reports.append(
-                dataclasses.replace(
-                    whole,
-                    rank=rank,
-                    rows=[{**{name: column[place] for name, column in row.items()}, "rank": rank} for row in kept],
-                    events=[],
-                    seconds={name: column[place] for name, column in seconds.items()},
-                    sent_nbytes=sent[place],
-                    payload_nbytes=payload[place],
-                    digest="" if digests is None else digests.of(models),
-                    staleness=dict(whole.staleness),
-                    num_replaced=replaced[place],
-                )
-            )
-        return reports
+            for place, rank in enumerate(self.ranks)
+        ]
 
 
-def _column(value: Any, num: int) -> Sequence[Any]:
-    """Return what each of so many ranks has, in plain numbers."""
-    if getattr(value, "shape", ()) == (num,):
+def _of_first(value: Any) -> Any:
+    """Return what the first rank has of what may differ between ranks."""
+    return value[0].item() if isinstance(value, np.ndarray) else view(value, 0)
+
+
+def _column(value: Any, read: Callable[[Any], Any], num: int) -> Any:
+    """Return the number that all ranks have, or a list with one for each of so many."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    number = read(value)
+    if type(value) is LaneHandle and number is not None:
+        return [each.item() for each in number[:num]]
+    return number
+
+
+def _spread(value: Any, num: int) -> Sequence[Any]:
+    """Return what each of so many ranks has."""
+    if isinstance(value, np.ndarray):
         return value.tolist()  # type: ignore[no-any-return]
-    return [value] * num
+    return value if isinstance(value, list) else [value] * num

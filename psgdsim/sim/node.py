@@ -184,7 +184,7 @@ class SimNode(Node):
 
     async def recv_each(self, srcs: Sequence[int], take: Take, *, tag: str) -> Sequence[Any]:
         """Receive from ranks that are carried on as one in one go."""
-        if srcs != self._simulation.in_step:
+        if not srcs or srcs != self._simulation.in_step:
             return await super().recv_each(srcs, take, tag=tag)
         if tag not in self._waves:
             arrived = self._wave_events[tag] = self._env.event()
@@ -207,7 +207,7 @@ class SimNode(Node):
 
     async def send_each(self, dsts: Sequence[int], payload: Any, *, tag: str) -> None:
         """Send to ranks that are carried on as one in one go."""
-        if dsts != self._simulation.in_step:
+        if not dsts or dsts != self._simulation.in_step:
             await super().send_each(dsts, payload, tag=tag)
             return
         workers: Any = self._simulation.nodes[dsts[0]]
@@ -215,7 +215,7 @@ class SimNode(Node):
         wire.check_tag(tag)
         self.log.count_sent(len(dsts) * sizes[0], len(dsts) * sizes[1])
         workers.wave_starts(self.rank, tag)
-        wave = Wave(self._env, self._simulation.network, payload, lambda _: None, lambda _: None)
+        wave = Wave(self._env, self._simulation.network, snapshot(payload), lambda _: None, lambda _: None)
         with self._simulation.post.busy(), self.log.during("transfer"):
             wave.send([self.host] * len(dsts), workers.hosts, sizes[0], np.full(len(dsts), self.now))
             await wait(wave.over)
@@ -282,7 +282,8 @@ class SimNode(Node):
             digests: of models; None if nothing more can be computed.
         """
         digest = "" if digests is None else digests.of(self.models)
-        return [self.log.report(read, digest, len(self.mailbox.unread))]
+        unread = len(self.mailbox.unread) + len(self._simulation.in_step) * len(self._waves)
+        return [self.log.report(read, digest, unread)]
 
     def end_jobs(self) -> None:
         """End what the program has spawned: nothing of it outlives the program."""

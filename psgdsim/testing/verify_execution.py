@@ -117,7 +117,7 @@ def check_executions(name: str, experiment: Experiment, tolerance: float = TOLER
     yield from compare_outcomes(name, exact, run_in_batches(experiment), tolerance)
     as_one = run_as_one(experiment)
     if as_one is not None:
-        yield from compare_outcomes(f"{name}, as one", exact, as_one, tolerance)
+        yield from compare_outcomes(f"{name}, as one", exact, as_one, tolerance, rounding=1e-12)
 
 
 def with_execution(experiment: Experiment, kind: str) -> Experiment:
@@ -179,7 +179,9 @@ class _InBatches(Simulation):
             self.execution = Batched(max_gradients or MAX_STEPS * experiment.num_ranks)
 
 
-def compare_outcomes(name: str, exact: Outcome, batched: Outcome, tolerance: float = TOLERANCE) -> Iterator[Check]:
+def compare_outcomes(
+    name: str, exact: Outcome, batched: Outcome, tolerance: float = TOLERANCE, *, rounding: float = 0.0
+) -> Iterator[Check]:
     """Compare what two runs of one experiment have come to.
 
     Args:
@@ -187,12 +189,14 @@ def compare_outcomes(name: str, exact: Outcome, batched: Outcome, tolerance: flo
         exact: the outcome of exact execution.
         batched: that of batched execution.
         tolerance: the largest difference of a parameter (see `TOLERANCE`), and of a loss if that is more than ever.
+        rounding: the largest relative difference of seconds; where a collective is taken as a whole they are added up
+            in another order.
     """
     import jax
 
     pairs = zip(jax.tree.leaves(exact.models), jax.tree.leaves(batched.models), strict=True)
     yield _at_zero(f"{name}: parameters", max(_deviation(one, other) for one, other in pairs), tolerance)
-    difference = _first_difference(exact, batched)
+    difference = _first_difference(exact, batched, rounding)
     yield Check(f"{name}: times, bytes, staleness", "the same", difference, SOURCE)
     if difference == "the same":  # else there may be more losses of one than of the other
         losses = zip(_losses(exact), _losses(batched), strict=True)
@@ -218,7 +222,7 @@ def _losses(outcome: Outcome) -> list[float]:
     return steps + [row[name] for row in outcome.evals for name in ("train_loss", "test_loss")]
 
 
-def _first_difference(exact: Outcome, batched: Outcome) -> str:
+def _first_difference(exact: Outcome, batched: Outcome, rounding: float) -> str:
     """Return what is the first of all that must be the same, and is not."""
     if batched.time != exact.time:
         return f"{batched.time!r} s, not {exact.time!r} s"
@@ -227,25 +231,20 @@ def _first_difference(exact: Outcome, batched: Outcome) -> str:
             if getattr(other, name) != getattr(one, name):
                 return f"rank {one.rank}: {name} {getattr(other, name)}, not {getattr(one, name)}"
         for name, seconds in one.seconds.items():
-            if not _is_same(seconds, other.seconds[name]):
+            if not math.isclose(seconds, other.seconds[name], rel_tol=rounding):
                 return f"rank {one.rank}: {other.seconds[name]} s of {name}, not {seconds} s"
-        if (what := _first_row(one.rows, other.rows)) is not None:
+        if (what := _first_row(one.rows, other.rows, rounding)) is not None:
             return f"rank {one.rank}, {what}"
     places = [[(row["time"], row["step"], row["model"]) for row in outcome.evals] for outcome in (exact, batched)]
     return "the same" if places[0] == places[1] else "others: evaluations"
 
 
-def _first_row(exact: Sequence[Mapping[str, Any]], batched: Sequence[Mapping[str, Any]]) -> str | None:
+def _first_row(exact: Sequence[Mapping[str, Any]], batched: Sequence[Mapping[str, Any]], rounding: float) -> str | None:
     """Return what is the first difference between rows of steps, or None."""
     if len(batched) != len(exact):
         return f"{len(batched)} steps, not {len(exact)}"
     for one, other in zip(exact, batched, strict=True):
         for name in sorted(EXACT):
-            if not _is_same(one[name], other[name]):
+            if not math.isclose(one[name], other[name], rel_tol=rounding):
                 return f"step {one['step']}: {name} {other[name]}, not {one[name]}"
     return None
-
-
-def _is_same(one: float, other: float) -> bool:
-    """Whether numbers are equal, but for the order of adding up where a collective is taken as a whole."""
-    return math.isclose(one, other, rel_tol=1e-12)

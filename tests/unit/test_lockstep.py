@@ -168,6 +168,74 @@ def test_ranks_that_part_are_simulated_one_by_one(
     assert [report.rows for report in outcome.reports] == [report.rows for report in single.reports]
 
 
+async def one_message_after_the_other(node: Node, task: Task) -> None:
+    for _ in range(node.world_size):
+        await node.recv(tag="x")
+    await node.checkpoint(1, [])
+
+
+async def to_the_server(node: Node, task: Task) -> None:
+    await node.send(node.servers[0], 1.0, tag="x")
+    await node.checkpoint(1, [])
+
+
+def test_a_server_that_hears_workers_one_by_one_is_not_stuck() -> None:
+    strategy = Strategy(
+        to_the_server, server=one_message_after_the_other, num_servers=1, is_spmd=True, is_replicated=False
+    )
+    base = experiment_of(max_steps=1, strategy=SERVER)
+    outcome = run_sim(dataclasses.replace(base, strategy=strategy))
+    assert (outcome.error, len(outcome.reports)) == (None, 41)
+
+
+async def backwards(node: Node, task: Task) -> None:
+    await node.sleep(-1.0)
+
+
+async def before_the_first_block(node: Node, task: Task) -> None:
+    task.blocks(node.world_size).ids(1, node.rank - 1)
+
+
+@pytest.mark.parametrize(("program", "what"), [(backwards, "delay"), (before_the_first_block, "block")])
+def test_what_is_wrong_for_one_rank_is_wrong_for_all(
+    program: Callable[[Node, Task], Coroutine[Any, Any, None]], what: str
+) -> None:
+    error = run_sim(dataclasses.replace(experiment_of(), strategy=Strategy(program, is_spmd=True))).error
+    assert what in str(error)
+
+
+def test_each_rank_has_the_digest_of_its_own_model() -> None:
+    async def program(node: Node, task: Task) -> None:
+        state, ids = await node.compute(task.init, 0, None), task.blocks(node.world_size).ids(1, node.rank)
+        _, gradients = await node.compute(task.gradients, [state.params], [ids])
+        await node.checkpoint(1, [gradients[0]["layers"][0]["bias"]])
+
+    strategy = Strategy(program, is_spmd=True, is_replicated=False)
+    simulation = Simulation(dataclasses.replace(experiment_of(), strategy=strategy), is_lockstep=True)
+    simulation.evaluate = lambda step, time: None  # type: ignore[method-assign]
+    assert len({report.digest for report in simulation.run().reports}) == 40
+
+
+def test_without_a_trace_older_rows_are_those_of_the_first_rank() -> None:
+    experiment = experiment_of(strategy=SERVER, trace="off")
+    simulation = Simulation(experiment, is_lockstep=True)
+    simulation.run()
+    rows = simulation.nodes[0].log.rows
+    assert [isinstance(row["time"], float) for row in rows] == [True] * 6 + [False]
+
+
+def test_late_steps_draw_no_more_passes_than_early_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = SampleOrder([np.arange(12 + block % 2) for block in range(4)], [3] * 4, seed=1)
+    draws: list[int] = []
+    draw = SampleOrder._draw_pass
+    monkeypatch.setattr(
+        SampleOrder, "_draw_pass", lambda self, block, number: (draws.append(number), draw(self, block, number))[1]
+    )
+    for step in range(1000, 1017):
+        order.ids(step, PerRank(range(4)))
+    assert len(draws) <= 4 * 6
+
+
 def test_an_error_names_the_rank_that_it_happens_to() -> None:
     async def fails(node: Node, task: Task) -> None:
         raise ValueError("no more")
@@ -243,7 +311,7 @@ def test_numbers_of_each_rank_part_where_one_answer_is_asked_for(ask: Callable[[
 
 
 @pytest.mark.parametrize("rows", [[3] * 4, [3, 3, 2, 2]])
-@pytest.mark.parametrize("lengths", [[7] * 4, [7, 6, 6, 1]])
+@pytest.mark.parametrize("lengths", [[7] * 4, [7, 6, 6, 5], [7, 6, 6, 1]])
 def test_sample_ids_of_all_ranks_are_those_of_each(lengths: list[int], rows: list[int]) -> None:
     shards = [np.arange(7 * block, 7 * block + length) for block, length in enumerate(lengths)]
     for step in (1, 2, 3, 9):
