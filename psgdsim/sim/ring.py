@@ -37,13 +37,13 @@ class Ways:
     Attributes:
         delay: what a message of each rank waits before it enters [s], shape (N,).
         pace: how long each of its bits takes then [s], shape (N,).
-        are_alike: whether they are the same for all ranks.
+        are_alike: whether they take equally long for all ranks.
     """
 
     def __init__(self, paths: Sequence[Path], bandwidth: Sequence[float]) -> None:
         self.delay = np.array([path.delay for path in paths])
         self.pace = np.array([1.0 / (path.goodput * _rate_alone(path, bandwidth)) for path in paths])
-        self.are_alike = bool((self.delay == self.delay[0]).all() and (self.pace == self.pace[0]).all())
+        self.are_alike = bool((self.pace == self.pace[0]).all())
         self._num_links = len(bandwidth)
         self._link: Ints = np.array([link for path in paths for link in path.links], np.int64)
         self._rank: Ints = np.repeat(np.arange(len(paths)), [len(path.links) for path in paths])
@@ -140,9 +140,10 @@ def course(ways: Ways, starts: Floats, nbits: Floats) -> Course:
     shortest, longest = float(lengths.min()), float(lengths.max())
     may_wait = 0  # so many phases from now on nobody begins before its predecessor has begun
     for phase in range(num_phases):
+        np.add(start[1:], ways.delay, out=end[1:])
         if phase % span == 0:
-            marks.append((start[1:] + ways.delay, sent(phase)))
-        np.add(start[1:], lasting(phase), out=end[1:])
+            marks.append((end[1:].copy(), sent(phase)))
+        end[1:] += lasting(phase)
         end[0] = end[-1]
         if phase % span == span - 1 or phase == num_phases - 1:
             marks.append((end[1:].copy(), sent(phase + 1)))
@@ -159,13 +160,12 @@ def course(ways: Ways, starts: Floats, nbits: Floats) -> Course:
 
 
 def _lengths(ways: Ways, nbits: Floats) -> Callable[[int], Floats]:
-    """Return what says, for a phase, how long each rank takes for its message [s]."""
-    num = len(nbits)
+    """Return what says, for a phase, how long the bits of each rank's message take [s]."""
+    num, sizes = len(nbits), np.tile(nbits, 2)
     if ways.are_alike:
-        twice = np.tile(ways.delay[0] + nbits * ways.pace[0], 2)
-        return lambda phase: twice[-phase % num :][:num]
-    sizes = np.tile(nbits, 2)
-    return lambda phase: ways.delay + sizes[-phase % num :][:num] * ways.pace
+        lengths = sizes * ways.pace[0]
+        return lambda phase: lengths[-phase % num :][:num]
+    return lambda phase: sizes[-phase % num :][:num] * ways.pace
 
 
 def _sent(nbits: Floats) -> Callable[[int], Floats]:
