@@ -68,25 +68,39 @@ class SampleOrder:
         Raises:
             ValueError: there is no such step or block.
         """
-        import numpy as np
-
         if type(block) is PerRank:
             return self._ids_of_all(step, block)
+        if self._last.get(block, (None,))[0] == step:
+            return self._last[block][1]
+        [ids] = self.span(step, 1, block)
+        self._last[block] = step, ids
+        return ids
+
+    def span(self, step: int, num: int, block: int) -> np.ndarray:
+        """Return the sample ids of one block in several steps, int32, `(num, rows[block])`; not to be changed.
+
+        Args:
+            step: the first of them.
+            num: how many.
+            block: the block, from 0.
+
+        Raises:
+            ValueError: there is no such step or block.
+        """
+        import numpy as np
+
         if step < 1 or not 0 <= block < len(self._shards):
             raise ValueError(f"expected step >= 1 and block in 0..{len(self._shards) - 1}; got {step} and {block}")
-        if self._last.get(block, (0,))[0] == step:
-            return self._last[block][1]
         count, length = self._rows[block], len(self._shards[block])
         parts = [self._shards[block][:0]]
-        position, end = (step - 1) * count, step * count
+        position, end = (step - 1) * count, (step - 1 + num) * count
         while position < end:
             number, offset = divmod(position, length)
             part = self._pass(block, number)[offset : offset + end - position]
             parts.append(part)
             position += len(part)
-        ids = np.concatenate(parts)
+        ids = np.concatenate(parts).reshape(num, count)
         ids.flags.writeable = False
-        self._last[block] = step, ids
         return ids
 
     def _ids_of_all(self, step: int, blocks: PerRank) -> PerRank:

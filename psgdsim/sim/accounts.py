@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
-from psgdsim.sim.network import LinkUsage, Network, utilisation
-from psgdsim.sim.occupancy import Occupancy
+from psgdsim.network_model import NetworkModel
+from psgdsim.sim.link_usage import LinkUsage, utilisation
 from psgdsim.sim.ring import Traffic
 from psgdsim.sim.series import Series, num_bins_for
 from psgdsim.sim.sharing import Floats
+from psgdsim.topologies.base import Topology
 from psgdsim.trace import LinkBin, LinkReport
+
+
+class Carrying(Protocol):
+    """Whoever carries messages; `sim.network.Network` does."""
+
+    topology: Topology
+    model: NetworkModel
+
+    def counters(self, now: float) -> Floats:
+        """See `Network.counters`."""
+
+    def usage(self) -> list[LinkUsage]:
+        """See `Network.usage`."""
+
+
+class Counting(Protocol):
+    """Whoever counts the messages on links; `sim.occupancy.Occupancy` does."""
+
+    def until(self, now: float) -> list[tuple[float, int]]:
+        """See `Occupancy.until`."""
 
 
 class LinkAccounts:
@@ -17,14 +40,14 @@ class LinkAccounts:
 
     Args:
         network: whose links they are.
-        occupancy: as given to the network.
+        occupancy: told by the network which messages are on which links.
         num_links: how many links.
 
     Attributes:
         series: what they carry over time; whoever moves the clock must look after its `edge`.
     """
 
-    def __init__(self, network: Network, occupancy: Occupancy, num_links: int) -> None:
+    def __init__(self, network: Carrying, occupancy: Counting, num_links: int) -> None:
         self._network, self._occupancy = network, occupancy
         self._names = [link.name for link in network.topology.links[:num_links]]
         self.series = Series(self._counters, num_bins_for(num_links))

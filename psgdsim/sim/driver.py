@@ -17,6 +17,8 @@ from psgdsim.scenario.changes import Background, Course
 from psgdsim.scenario.experiment import Experiment
 from psgdsim.signals import signals_to
 from psgdsim.sim.accounts import LinkAccounts
+from psgdsim.sim.as_they_come.run import can_come
+from psgdsim.sim.as_they_come.run import run as run_as_they_come
 from psgdsim.sim.changes import BackgroundTraffic, Courses, Delays, LinkConditions
 from psgdsim.sim.clock import Clock
 from psgdsim.sim.coroutines import Running
@@ -39,6 +41,7 @@ from psgdsim.sim.sizes import FrameSizes
 from psgdsim.sim.step_ends import StepEnds
 from psgdsim.sim.values import Digests, known, numbers
 from psgdsim.sim.verdicts import Verdicts
+from psgdsim.sim.wires import Wires
 from psgdsim.trace import Outcome, Progress
 
 
@@ -62,7 +65,8 @@ class Simulation:
         gated = with_gates(experiment)
         self.bare, self.topology = gated.bare, gated.topology
         occupancy = Occupancy(len(self.topology.links))
-        self.network = Network(self.env, self.topology, experiment.scenario.network, occupancy=occupancy)
+        wires = Wires.of(experiment, self.topology)
+        self.network = Network(self.env, self.topology, experiment.scenario.network, occupancy=occupancy, wires=wires)
         self.accounts = LinkAccounts(self.network, occupancy, len(self.bare.links))
         self.shortcuts = Shortcuts(self)
         self.nodes: list[Any] = []
@@ -336,21 +340,29 @@ def run_sim(experiment: Experiment, progress: Progress | None = None) -> Outcome
         The outcome; `error` holds what went wrong in a program.
     """
     num_gradients = experiment.world_size * experiment.task.schedule.last_step
-    if can_be_in_step(experiment) and pays_off(experiment.num_ranks, num_gradients):
-        outcome = _run_in_step(experiment, progress)
-        if outcome is not None:
+    if pays_off(experiment.num_ranks, num_gradients):
+        shortcut = _shortcut(experiment)
+        outcome = None if shortcut is None else shortcut(experiment, progress)
+        if outcome is not None and (outcome.error is None or isinstance(outcome.error, Interrupted)):
             return outcome
         gc.collect()  # what was put off, arrays and all, must not stay beside that of the run that begins
     return Simulation(experiment, progress).run()
 
 
-def _run_in_step(experiment: Experiment, progress: Progress | None) -> Outcome | None:
-    """Run an experiment with all workers carried on as one; return None if that cannot be.
+def _shortcut(experiment: Experiment) -> Callable[[Experiment, Progress | None], Outcome | None] | None:
+    """Return what finds out quicker what comes of an experiment; None if nothing does.
 
-    An error, too, is told of the rank that it happens to, when ranks are run one by one.
+    It returns None if it cannot, after all. An error, too, is told of the rank that it happens to, when ranks are run
+    one by one.
     """
+    if can_be_in_step(experiment):
+        return _run_in_step
+    return run_as_they_come if can_come(experiment) else None
+
+
+def _run_in_step(experiment: Experiment, progress: Progress | None) -> Outcome | None:
+    """Run an experiment with all workers carried on as one; return None if they part."""
     try:
-        outcome = Simulation(experiment, progress, is_lockstep=True).run()
+        return Simulation(experiment, progress, is_lockstep=True).run()
     except Parted:
         return None
-    return outcome if outcome.error is None or isinstance(outcome.error, Interrupted) else None

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import simpy
 
 from psgdsim.network_model import NetworkModel
 from psgdsim.sim.batches import Batch, Bundler, OnArrivals, Part
 from psgdsim.sim.carriers import Carrier, FluidCarrier, IdealCarrier, Message
+from psgdsim.sim.clock import Clock
 from psgdsim.sim.fifo import FifoCarrier
+from psgdsim.sim.link_usage import LinkUsage
 from psgdsim.sim.occupancy import Occupancy
 from psgdsim.sim.paths import MAX_CACHED, Hop, Path, Paths, hops
 from psgdsim.sim.sharing import Floats
+from psgdsim.sim.wired import WiredCarrier
+from psgdsim.sim.wires import Wires
 from psgdsim.topologies.base import Topology
 
 _CARRIERS: dict[str, type[Carrier]] = {"fluid": FluidCarrier, "fifo": FifoCarrier, "ideal": IdealCarrier}
@@ -34,21 +37,6 @@ class Delivery(simpy.Event):
         self.is_cancelled = False
 
 
-@dataclass(frozen=True)
-class LinkUsage:
-    """What a link has done so far.
-
-    Args:
-        name: the link's.
-        nbytes: what it has carried, headers of messages included [byte].
-        busy: for how long it would have been busy with that at its full bandwidth [s]; counts what TCP adds, too.
-    """
-
-    name: str
-    nbytes: float
-    busy: float
-
-
 class Network:
     """Carry messages over a topology.
 
@@ -58,6 +46,7 @@ class Network:
         model: how messages share it; plain max-min fairness by default.
         occupancy: told which messages are on which links, if anybody wants to know; not with the model `ideal`, where
             nothing queues.
+        wires: what messages cross if they meet nowhere else; only with a `Clock`.
 
     Attributes:
         topology: as given; `set_link` changes nothing in it.
@@ -70,6 +59,7 @@ class Network:
         model: NetworkModel | None = None,
         *,
         occupancy: Occupancy | None = None,
+        wires: Wires | None = None,
     ) -> None:
         self.topology = topology
         self.model = NetworkModel() if model is None else model
@@ -79,7 +69,12 @@ class Network:
         self._paths = Paths(self._bandwidth, self._latency, self.model.tcp_model)
         self._ways: dict[tuple[int, int], tuple[Path, tuple[Hop, ...]]] = {}
         self._has_hops = self.model.model == "fifo"
-        self._carrier = _CARRIERS[self.model.model](env, self._bandwidth, self._latency, self._arrive, occupancy)
+        self._carrier: Carrier
+        if wires is not None and isinstance(env, Clock):
+            self._carrier = WiredCarrier(env, wires, self._arrive, occupancy)
+        else:
+            kind = _CARRIERS[self.model.model]
+            self._carrier = kind(env, self._bandwidth, self._latency, self._arrive, occupancy)
         self._header = 8.0 * self.model.message_overhead.nbytes
         self._cpu = float(self.model.message_overhead.cpu)
         self._bundler: Bundler | None = None
@@ -267,13 +262,3 @@ class Network:
             now: any time [s] from the last event to the next: links go on as they do until something happens.
         """
         return self._carrier.usage(now)
-
-
-def utilisation(usage: Iterable[LinkUsage], time: float) -> dict[str, float]:
-    """Return the part of its capacity that each link has used over a time.
-
-    Args:
-        usage: what each link has done.
-        time: in how long [s]; more than 0.
-    """
-    return {each.name: each.busy / time for each in usage}

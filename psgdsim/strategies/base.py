@@ -9,6 +9,7 @@ from typing import Any
 from psgdsim.codecs.base import Codec
 from psgdsim.node import Node
 from psgdsim.registry import Family
+from psgdsim.strategies.as_they_come import AsTheyCome
 from psgdsim.task import Task
 
 Program = Callable[[Node, Task], Coroutine[Any, Any, None]]
@@ -55,6 +56,8 @@ class Strategy:
             depend on their rank, which they only hand to `SampleOrder.ids`, `pick` or a kernel. Then a simulation may
             run their program once for all of them (see `per_rank`); it finds out by itself if that is not so, but then
             it has to begin anew.
+        as_they_come: says that the programs do nothing but what this stands for, if that is so. Then a simulation may
+            find out what comes of them without running them.
 
     Raises:
         ValueError: a server's program without servers, or the other way round.
@@ -74,6 +77,7 @@ class Strategy:
     is_sharded: bool = False
     is_bitwise: bool = False
     is_spmd: bool = False
+    as_they_come: AsTheyCome | None = None
 
     def __post_init__(self) -> None:
         if (self.server is not None) != (self.num_servers > 0):

@@ -11,6 +11,7 @@ from pydantic import Field
 from psgdsim.codecs.base import Codec
 from psgdsim.errors import PeerLost
 from psgdsim.node import Node
+from psgdsim.strategies.as_they_come import AsTheyCome
 from psgdsim.strategies.base import Strategy, register_strategy
 from psgdsim.strategies.delay_compensation import DelayCompensation
 from psgdsim.strategies.server_base import Rule, Server, SynchronousServer
@@ -196,6 +197,7 @@ def parameter_server(
         needs_all=_needs(sync, servers, on_peer_loss),
         is_sharded=servers > 1,
         is_spmd=not is_led and servers == 1,
+        as_they_come=AsTheyCome(delay_compensation) if sync == "async" and downlink is None else None,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from psgdsim.per_rank import Parted
 from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import Experiment, build
+from psgdsim.sim.as_they_come import run as as_they_come
 from psgdsim.sim.driver import Simulation, can_be_in_step
 from psgdsim.sim.execution import MAX_STEPS
 from psgdsim.task import Task
@@ -103,7 +104,7 @@ def small_scenario(**changes: Any) -> dict[str, Any]:
 
 
 def check_executions(name: str, experiment: Experiment, tolerance: float = TOLERANCE) -> Iterator[Check]:
-    """Run an experiment exactly, in batches and, if it can be, with all workers carried on as one; and compare.
+    """Run an experiment exactly, in batches and, if it can be, in one of the ways for many workers; and compare.
 
     Args:
         name: what checks call it.
@@ -118,6 +119,9 @@ def check_executions(name: str, experiment: Experiment, tolerance: float = TOLER
     as_one = run_as_one(experiment)
     if as_one is not None:
         yield from compare_outcomes(f"{name}, as one", exact, as_one, tolerance, rounding=1e-12)
+    as_a_whole = run_as_they_come(experiment)
+    if as_a_whole is not None:
+        yield from compare_outcomes(f"{name}, as they come", exact, as_a_whole, tolerance, rounding=1e-12)
 
 
 def with_execution(experiment: Experiment, kind: str) -> Experiment:
@@ -155,8 +159,7 @@ def run_as_one(experiment: Experiment) -> Outcome | None:
     Raises:
         PsgdsimError: it fails.
     """
-    changes = {"execution": "batched", "trace": "steps"}
-    batched = dataclasses.replace(experiment, scenario=experiment.scenario.model_copy(update=changes))
+    batched = _without_events(experiment)
     if not can_be_in_step(batched):
         return None
     try:
@@ -166,6 +169,25 @@ def run_as_one(experiment: Experiment) -> Outcome | None:
     if outcome.error is not None:
         raise outcome.error
     return outcome
+
+
+def run_as_they_come(experiment: Experiment) -> Outcome | None:
+    """Run an experiment whose server takes gradients as they come as a whole, however few workers there are.
+
+    Args:
+        experiment: what to run.
+
+    Returns:
+        The outcome; None if it is no such experiment, or an update must not be used.
+    """
+    batched = _without_events(experiment)
+    return as_they_come.run(batched) if as_they_come.can_come(batched) else None
+
+
+def _without_events(experiment: Experiment) -> Experiment:
+    """Return an experiment to be run in batches, whose trace needs no single messages."""
+    changes = {"execution": "batched", "trace": "steps"}
+    return dataclasses.replace(experiment, scenario=experiment.scenario.model_copy(update=changes))
 
 
 class _InBatches(Simulation):
@@ -189,8 +211,8 @@ def compare_outcomes(
         exact: the outcome of exact execution.
         batched: that of batched execution.
         tolerance: the largest difference of a parameter (see `TOLERANCE`), and of a loss if that is more than ever.
-        rounding: the largest relative difference of seconds; where a collective is taken as a whole they are added up
-            in another order.
+        rounding: the largest difference of seconds, relative to the time of the run; where more than one message is
+            taken as a whole they are added up in another order.
     """
     import jax
 
@@ -224,27 +246,32 @@ def _losses(outcome: Outcome) -> list[float]:
 
 def _first_difference(exact: Outcome, batched: Outcome, rounding: float) -> str:
     """Return what is the first of all that must be the same, and is not."""
-    if batched.time != exact.time:
+    tolerance = rounding * exact.time
+    if abs(batched.time - exact.time) > tolerance:
         return f"{batched.time!r} s, not {exact.time!r} s"
     for one, other in zip(exact.reports, batched.reports, strict=True):
         for name in ("sent_nbytes", "payload_nbytes", "relay_nbytes", "staleness"):
             if getattr(other, name) != getattr(one, name):
                 return f"rank {one.rank}: {name} {getattr(other, name)}, not {getattr(one, name)}"
         for name, seconds in one.seconds.items():
-            if not math.isclose(seconds, other.seconds[name], rel_tol=rounding):
+            if abs(seconds - other.seconds[name]) > tolerance:
                 return f"rank {one.rank}: {other.seconds[name]} s of {name}, not {seconds} s"
-        if (what := _first_row(one.rows, other.rows, rounding)) is not None:
+        if (what := _first_row(one.rows, other.rows, tolerance)) is not None:
             return f"rank {one.rank}, {what}"
-    places = [[(row["time"], row["step"], row["model"]) for row in outcome.evals] for outcome in (exact, batched)]
-    return "the same" if places[0] == places[1] else "others: evaluations"
+    places = [[(row["step"], row["model"]) for row in outcome.evals] for outcome in (exact, batched)]
+    apart = [abs(one["time"] - other["time"]) for one, other in zip(exact.evals, batched.evals, strict=False)]
+    is_same = places[0] == places[1] and max(apart, default=0.0) <= tolerance
+    return "the same" if is_same else "others: evaluations"
 
 
-def _first_row(exact: Sequence[Mapping[str, Any]], batched: Sequence[Mapping[str, Any]], rounding: float) -> str | None:
+def _first_row(
+    exact: Sequence[Mapping[str, Any]], batched: Sequence[Mapping[str, Any]], tolerance: float
+) -> str | None:
     """Return what is the first difference between rows of steps, or None."""
     if len(batched) != len(exact):
         return f"{len(batched)} steps, not {len(exact)}"
     for one, other in zip(exact, batched, strict=True):
         for name in sorted(EXACT):
-            if not math.isclose(one[name], other[name], rel_tol=rounding):
+            if abs(one[name] - other[name]) > tolerance:
                 return f"step {one['step']}: {name} {other[name]}, not {one[name]}"
     return None

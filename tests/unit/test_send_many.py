@@ -7,7 +7,8 @@ import simpy
 
 from psgdsim.network_model import NetworkModel
 from psgdsim.sim import simulate_flows
-from psgdsim.sim.network import LinkUsage, Network
+from psgdsim.sim.link_usage import LinkUsage
+from psgdsim.sim.network import Network
 from psgdsim.sim.occupancy import Occupancy
 from psgdsim.topologies import Link, Topology, star
 

@@ -10,7 +10,8 @@ import simpy
 from psgdsim.errors import PsgdsimError
 from psgdsim.network_model import NetworkModel
 from psgdsim.sim import simulate_flows
-from psgdsim.sim.network import LinkUsage, Network, utilisation
+from psgdsim.sim.link_usage import LinkUsage, utilisation
+from psgdsim.sim.network import Network
 from psgdsim.topologies import star
 
 MODELS = ["fluid", "fifo", "ideal"]

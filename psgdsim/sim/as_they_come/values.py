@@ -1,0 +1,222 @@
+"""What comes of gradients that are applied one after the other, each computed at what its worker has read last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from psgdsim.per_rank import Parted
+from psgdsim.strategies.as_they_come import AsTheyCome
+from psgdsim.task import Task, TrainState
+
+LONGEST: Final = 1024
+"""So many updates are handed to jax at once; nobody is further ahead of it than that many again."""
+
+
+class Kept(NamedTuple):
+    """What there is of each worker, one row of each array for each.
+
+    Attributes:
+        params: the parameters that it has read last.
+        encoder: the codec's memory there.
+        decoder: the codec's memory at the server.
+        memory: of the delay compensation.
+    """
+
+    params: Any
+    encoder: Any
+    decoder: Any
+    memory: Any
+
+
+class Values:
+    """The model, and what all workers have of it.
+
+    Args:
+        task: what is trained.
+        rule: what the server does.
+        num_workers: the number of workers.
+
+    Raises:
+        Exception: jax cannot trace a kernel.
+
+    Attributes:
+        payload: what a worker sends, as shapes and dtypes.
+    """
+
+    def __init__(self, task: Task, rule: AsTheyCome, num_workers: int) -> None:
+        self._task, self._rule, self._num = task, rule, num_workers
+        self._order = task.blocks(num_workers)
+        self._steps = np.zeros(num_workers, np.int64)  # that each worker has made
+        self._todo = np.zeros(0, np.int64)  # whose gradients are to be applied
+        self._done: list[tuple[Any, Any, Any]] = []  # whose have been, their losses and the codec's marks
+        self._num_done = 0
+        self._state: TrainState = task.init.function(0, None)
+        params = self._state.params
+        codec = task.init_codec.function(params)
+        memory = () if rule.compensation is None else rule.compensation.start.function(params)
+        self._kept = _repeat(Kept(params, codec, codec, memory), num_workers)
+        self.payload, self._consts, self._run = self._traced()
+
+    # --- what has been computed -------------------------------------------------------------------------------
+
+    def add(self, workers: Any) -> None:
+        """Take note of the next gradients; they are computed when there are many, or when somebody asks.
+
+        Args:
+            workers: whose they are, int, shape (n,).
+        """
+        self._todo = np.append(self._todo, workers)
+        while len(self._todo) >= LONGEST:
+            self._apply(LONGEST)
+
+    def params(self) -> Any:
+        """Return the parameters after all updates so far."""
+        import jax
+
+        self._apply(len(self._todo))
+        return jax.tree.map(lambda leaf: leaf.copy(), self._state.params)  # what is there goes into the next updates
+
+    def take(self) -> tuple[Any, Any, Any]:
+        """Return whose gradients have been applied since the last time, their losses and the codec's marks."""
+        self._apply(len(self._todo))
+        done, self._done = self._done, []
+        parts = [(workers, losses[: len(workers)], marks[: len(workers)]) for workers, losses, marks in done]
+        blank = np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int32)
+        workers, losses, marks = (np.concatenate(each) for each in zip(blank, *parts, strict=True))
+        return workers, losses, marks
+
+    def last_loss(self) -> float | None:
+        """Return a loss of the first worker that is known, of the last few, or None."""
+        for workers, losses, _ in self._done[-1:-4:-1]:
+            if losses.is_ready() and (places := np.flatnonzero(workers == 0)).size:
+                return float(losses[places[-1]])
+        return None
+
+    # --- batches ----------------------------------------------------------------------------------------------
+
+    def _apply(self, num: int) -> None:
+        """Hand over the next so many gradients."""
+        if not num:
+            return
+        if len(self._done) > 1:
+            self._check(self._done[-2][2])
+        workers, self._todo = self._todo[:num], self._todo[num:]
+        steps, ids = self._draw(workers)
+        server_steps = (self._num_done + np.arange(num)) // self._num
+        inputs = [_filled_up(each) for each in (workers, ids, steps, server_steps)]
+        state, losses, marks = self._run(self._consts, (self._state, self._kept), inputs, np.int32(num))
+        self._state, self._kept = state
+        self._done.append((workers, losses, marks))
+        self._num_done += num
+
+    def _check(self, marks: Any) -> None:
+        """Wait until a batch has been computed; raise `Parted` if one of its updates must not be used."""
+        if np.asarray(marks).any() and self._task.on_nonfinite == "fail":
+            raise Parted("an update that is not finite")
+
+    def _draw(self, workers: Any) -> tuple[Any, Any]:
+        """Return the step of each gradient, counted by its worker, and its sample ids."""
+        order = np.argsort(workers, kind="stable")
+        present, firsts, counts = np.unique(workers[order], return_index=True, return_counts=True)
+        steps = np.empty(len(workers), np.int64)
+        steps[order] = 1 + np.arange(len(workers)) - np.repeat(firsts - self._steps[present], counts)
+        starts = (1 + self._steps[present]).tolist()
+        spans = map(self._order.span, starts, counts.tolist(), present.tolist())
+        ids = np.concatenate(list(spans))[np.argsort(order)]
+        self._steps[present] += counts
+        return steps, ids
+
+    def _traced(self) -> tuple[Any, Any, Callable[..., Any]]:
+        """Return the payload's shapes, what the kernels close over, and many updates as a jitted function."""
+        import jax
+        from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+        payload: Any = None
+
+        def update(*arguments: Any) -> Any:
+            nonlocal payload
+            result, sent = self._update(*arguments)
+            payload = jax.tree.map(_shape, sent)
+            return result
+
+        row = jax.tree.map(lambda leaf: leaf[0], self._kept)
+        numbers: Any = np.int32(0)
+        example = self._state, row, numbers, self._order.span(1, 1, 0)[0], numbers, numbers
+        closed, shapes = jax.make_jaxpr(update, return_shape=True)(*example)
+        structure: Any = jax.tree.structure(shapes)
+
+        def one(consts: Any, *arguments: Any) -> Any:
+            return structure.unflatten(jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(*jax.tree.leaves(arguments)))
+
+        return payload, tuple(closed.consts), jax.jit(_many(one), donate_argnums=1)
+
+    def _update(self, state: TrainState, kept: Kept, worker: Any, ids: Any, step: Any, server_step: Any) -> Any:
+        """Compute one gradient and apply it, as the programs of `parameter_server` do.
+
+        Args:
+            state: of the server.
+            kept: of the worker.
+            worker: its rank.
+            ids: of the samples.
+            step: the worker's.
+            server_step: how many steps the server has ended.
+
+        Returns:
+            The state, what is kept, the loss and the codec's mark; and what was sent.
+        """
+        task, compensation, memory = self._task, self._rule.compensation, kept.memory
+        [loss], [gradient] = task.gradients.function([kept.params], [ids])
+        encoded = task.encode.function(gradient, kept.encoder, worker, step)
+        (payload, encoder), mark = encoded if task.encode.judge is not None else (encoded, np.int32(0))
+        gradient, decoder = task.decode.function(payload, kept.decoder, state.params)
+        if compensation is not None:
+            gradient, memory = compensation.compensate.function(gradient, state.params, kept.params, memory)
+        if task.optimizer.schedule is not None:
+            state = state._replace(step=server_step)
+        state = task.apply.function(state, gradient)
+        return (state, Kept(state.params, encoder, decoder, memory), loss, mark), payload
+
+
+def _many(one: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function for many updates, of which the first so many are made."""
+
+    def many(consts: Any, carry: Any, inputs: Any, num: Any) -> Any:
+        import jax
+        import jax.numpy as jnp
+
+        def body(i: Any, carry: Any) -> Any:
+            (state, kept), losses, marks = carry
+            worker, *others = [each[i] for each in inputs]
+            row = jax.tree.map(lambda rows: rows[worker], kept)
+            state, row, loss, mark = one(consts, state, row, worker, *others)
+            kept = jax.tree.map(lambda rows, leaf: rows.at[worker].set(leaf), kept, row)
+            return (state, kept), losses.at[i].set(loss), marks.at[i].set(mark)
+
+        blank = jnp.zeros(LONGEST, jnp.float32), jnp.zeros(LONGEST, jnp.int32)
+        return jax.lax.fori_loop(0, num, body, (carry, *blank))
+
+    return many
+
+
+def _repeat(tree: Any, num: int) -> Any:
+    """Return a pytree of so many rows that are all alike."""
+    import jax
+    import jax.numpy as jnp
+
+    return jax.jit(lambda tree: jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num, *jnp.shape(leaf))), tree))(tree)
+
+
+def _filled_up(numbers: Any) -> Any:
+    """Return integers as an array of `LONGEST` rows, zeros after them."""
+    found = np.zeros((LONGEST, *numbers.shape[1:]), np.int32)
+    found[: len(numbers)] = numbers
+    return found
+
+
+def _shape(leaf: Any) -> Any:
+    import jax
+
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)  # type: ignore[no-untyped-call]
