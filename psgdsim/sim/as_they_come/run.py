@@ -167,7 +167,7 @@ class _Run:
         )
 
     def _judge_last(self) -> None:
-        """Let the codec have what workers have pushed and the server has not applied; the model is not needed any more."""
+        """Let the codec have what workers have pushed too late; the model is not needed any more."""
         num = self._arrivals.num_workers
         self._values.add(np.flatnonzero([self._arrivals.num_pushed_since(worker) for worker in range(num)]))
         workers, _, marks = self._values.take()
