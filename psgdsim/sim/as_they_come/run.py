@@ -17,6 +17,7 @@ from psgdsim.sim.as_they_come.arrivals import Arrivals, Sizes
 from psgdsim.sim.as_they_come.reports import Frames, ServerRows, WorkerRows
 from psgdsim.sim.as_they_come.values import Values
 from psgdsim.sim.evaluations import Evaluations
+from psgdsim.sim.garbage import rare_collections
 from psgdsim.sim.sizes import FrameSizes
 from psgdsim.sim.values import Computed, Digests, numbers
 from psgdsim.sim.wires import Wires
@@ -62,7 +63,8 @@ def run(experiment: Experiment, progress: Progress | None = None) -> Outcome | N
     if wires is None or rule is None:
         return None
     try:
-        return _Run(experiment, wires, rule, progress).run()
+        with rare_collections(experiment.num_ranks):
+            return _Run(experiment, wires, rule, progress).run()
     except Exception:  # whatever it is, rank by rank it comes up again, and is told with its rank, step and line
         return None
 
