@@ -33,6 +33,7 @@ PRELOADED: Final = (
     "psgdsim.task",
     "jax",
     "optax",
+    "ruamel.yaml",
 )
 """What is imported before any fork; one that cannot be imported is left to those who need it, and to their error."""
 
