@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -31,6 +32,21 @@ TINY: dict[str, Any] = {
 def tiny() -> dict[str, Any]:
     """A scenario of three ranks and four steps, for the test to change as it likes."""
     return copy.deepcopy(TINY)
+
+
+@pytest.fixture(scope="session")
+def template() -> Iterator[None]:
+    """Let all real runs fork their processes from one template, which imports jax once for all of them."""
+    from psgdsim.real import launch
+
+    with launch.kept_template():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _start_from_the_template(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("real") is not None:
+        request.getfixturevalue("template")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,8 +14,8 @@ from psgdsim.real import control, launch, seats
 from psgdsim.real.channel import Channel
 from psgdsim.real.connection import Connection, ConnectionEnded, cancel
 from psgdsim.real.handshake import Claim, Role
-from psgdsim.real.launch import Child
-from psgdsim.real.seats import Event, Exited, Joined, Left, Said, Seat, Signalled
+from psgdsim.real.launch import Child, Launcher
+from psgdsim.real.seats import Event, Exited, Joined, Launched, Left, Said, Seat, Signalled
 from psgdsim.real.transport import Listener, format_address
 from psgdsim.scenario.schema import RealMode
 
@@ -68,6 +68,8 @@ class Crew:
         self._world_size, self._num_servers, self._leader = world_size, num_servers, leader
         self._has_relay, self._settings = has_relay, settings
         self._token, self._log, self._on_heartbeat = token, log, on_heartbeat
+        self._launcher = Launcher(token, log, lambda child: self.events.put_nowait(Exited(child)))
+        self._launching: asyncio.Task[None] | None = None
         self._listener: Listener | None = None
         self._children: list[Child] = []
         self._listening: set[asyncio.Task[None]] = set()
@@ -106,16 +108,14 @@ class Crew:
         self._listener = Listener(host, self._settings.port, self._log)
         self._listener.serve(self._token.encode(), self._admit)
         address = format_address(_ALL_INTERFACES.get(host, host), self._listener.port)
-        worker, relay = commands
-        for rank in range(self._num_ranks if self._is_local else 0):
-            await self._start(self._name(rank), [*worker, address])
-        if self._has_relay:
-            await self._start(_RELAY, [*relay, address])
+        self._launching = asyncio.create_task(self._launch(commands, address))
         if not self._is_local:
             announce(_invitation(self._world_size, host, self._listener.port, self._num_servers))
         while not self._is_complete or not self.events.empty():
             event = await self.events.get()
-            if isinstance(event, Left) and not self._is_local and event.seat is not self.relay:
+            if isinstance(event, Launched):
+                await self._launching
+            elif isinstance(event, Left) and not self._is_local and event.seat is not self.relay:
                 await self._free(event)
             else:
                 await self._check(event)
@@ -130,11 +130,16 @@ class Crew:
         self._log(f"{left.seat.name} left before the start: {left.cause}")
         await left.seat.channel.close()
 
-    async def _start(self, name: str, command: Sequence[str]) -> None:
-        def on_exit(child: Child) -> None:
-            self.events.put_nowait(Exited(child))
-
-        self._children.append(await launch.start(name, command, self._token, log=self._log, on_exit=on_exit))
+    async def _launch(self, commands: tuple[Sequence[str], Sequence[str]], address: str) -> None:
+        """Start the processes of this machine one by one; meanwhile a signal or a failure may end all."""
+        worker, relay = commands
+        programs = [(self._name(rank), worker) for rank in range(self._num_ranks if self._is_local else 0)]
+        programs += [(_RELAY, relay)] if self._has_relay else []
+        try:
+            for name, command in programs:
+                self._children.append(await self._launcher.start(name, [*command, address]))
+        finally:
+            self.events.put_nowait(Launched())
 
     async def _admit(self, connection: Connection, claim: Claim) -> None:
         channel = Channel(connection, max(self._settings.heartbeat_timeout, seats.HELLO_TIMEOUT))
@@ -252,7 +257,10 @@ class Crew:
         await self.send_all(self.seats, control.Shutdown())
         if self._listener is not None:
             await self._listener.close()
+        if self._launching is not None:
+            await cancel(self._launching)
         await launch.stop(self._children, patience=patience)
+        self._launcher.close()
         await cancel(*self._listening)
         for seat in self.seats:
             await seat.channel.close()

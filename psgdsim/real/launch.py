@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
 import sys
 import sysconfig
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
+from psgdsim.real.forks import Fork, Forks, kept
+from psgdsim.real.parent import PARENT_VARIABLE
+
 TOKEN_VARIABLE: Final = "PSGDSIM_TOKEN"  # noqa: S105 - the name of the variable, not a token
-PARENT_VARIABLE: Final = "PSGDSIM_PARENT"
 
 STOP_TIMEOUT: Final = 3.0
 """How long a process may take to end once it is asked to [s]."""
 
 _MAX_LINE = 4096
 _OUTPUT_TIMEOUT = 1.0
-_PR_SET_PDEATHSIG = 1
 
 
 class Child:
@@ -35,7 +36,7 @@ class Child:
     """
 
     def __init__(
-        self, name: str, process: Process, log: Callable[[str], None], on_exit: Callable[[Child], None]
+        self, name: str, process: Process | Fork, log: Callable[[str], None], on_exit: Callable[[Child], None]
     ) -> None:
         self.name, self.pid = name, process.pid
         self._process, self._log = process, log
@@ -99,35 +100,73 @@ class Child:
         await asyncio.wait({self._watch})
 
 
-async def start(
-    name: str,
-    command: Sequence[str],
-    token: str,
-    *,
-    log: Callable[[str], None],
-    on_exit: Callable[[Child], None],
-) -> Child:
-    """Start a process that ends when this one does.
+class Launcher:
+    """Starts the processes of one run, each to end when this process does.
+
+    Programs of this interpreter are forked from a template (see `template`) where forking is safe, which is on Linux;
+    others are started by themselves.
 
     Args:
-        name: what messages call it.
-        command: the program and its arguments.
         token: passed on in the environment, never on the command line.
-        log: takes each line that it prints.
-        on_exit: told when it has ended.
+        log: takes each line that they print.
+        on_exit: told of each when it has ended.
     """
-    environment = {
+
+    def __init__(self, token: str, log: Callable[[str], None], on_exit: Callable[[Child], None]) -> None:
+        self._token, self._log, self._on_exit = token, log, on_exit
+        self._forks: Forks | None = None
+
+    async def start(self, name: str, command: Sequence[str]) -> Child:
+        """Start a process; the next may be started when this returns.
+
+        Args:
+            name: what messages call it.
+            command: the program and its arguments.
+
+        Raises:
+            PsgdsimError: it could not be forked.
+        """
+        environment = {**_environment(), TOKEN_VARIABLE: self._token}
+        process: Process | Fork
+        if _is_to_be_forked(command):
+            self._forks = self._forks or Forks(_environment())
+            process = await self._forks.start(command[1:], environment)
+        else:
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=asyncio.subprocess.DEVNULL, stdout=PIPE, stderr=STDOUT, env=environment
+            )
+        return Child(name, process, self._log, self._on_exit)
+
+    def close(self) -> None:
+        """Start no more; all have ended."""
+        if self._forks is not None:
+            self._forks.close()
+
+
+def kept_template() -> AbstractContextManager[None]:
+    """Let all runs within share what starting the first one imports.
+
+    Example:
+        >>> from psgdsim.real import launch
+        >>> with launch.kept_template():
+        ...     pass  # several runs in real mode
+    """
+    return kept(_environment())
+
+
+def _is_to_be_forked(command: Sequence[str]) -> bool:
+    is_plain = len(command) > 1 and command[0] == sys.executable and (command[1] == "-m" or command[1][:1] != "-")
+    return is_plain and sys.platform == "linux"
+
+
+def _environment() -> dict[str, str]:
+    return {
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several ranks may share one accelerator
         **os.environ,
-        TOKEN_VARIABLE: token,
         PARENT_VARIABLE: str(os.getpid()),
         "PYTHONPATH": os.pathsep.join(_own_paths()),
         "PYTHONUNBUFFERED": "1",
     }
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=PIPE, stderr=STDOUT, env=environment
-    )
-    return Child(name, process, log, on_exit)
 
 
 def _own_paths() -> list[str]:
@@ -152,19 +191,3 @@ async def stop(children: Iterable[Child], *, patience: float = STOP_TIMEOUT) -> 
                 task.cancel()
     for child in running:
         await child.wait()
-
-
-def end_with_parent() -> None:
-    """Make this process, if a coordinator on this machine started it, end when that one does.
-
-    Ctrl-C is the coordinator's to handle: it reaches all processes of the terminal, and the coordinator ends the
-    others in order.
-    """
-    parent = os.environ.pop(PARENT_VARIABLE, None)
-    if parent is None:
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(parent):
-        sys.exit(1)

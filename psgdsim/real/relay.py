@@ -15,7 +15,7 @@ from typing import Final
 from psgdsim import wire
 from psgdsim._version import __version__
 from psgdsim.errors import ProtocolError, PsgdsimError
-from psgdsim.real import control, launch
+from psgdsim.real import control, launch, parent
 from psgdsim.real.channel import Channel
 from psgdsim.real.connection import Connection, ConnectionEnded, cancel
 from psgdsim.real.handshake import Claim, Role
@@ -235,7 +235,7 @@ def main(host: str, port: int) -> int:
     Returns:
         The process's exit code.
     """
-    launch.end_with_parent()
+    parent.end_with_parent()
     try:
         return asyncio.run(take_part(host, port, os.environ.get(launch.TOKEN_VARIABLE, "")))
     except PsgdsimError as error:

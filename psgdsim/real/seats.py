@@ -150,7 +150,12 @@ class Signalled:
     signum: int
 
 
-Event = Joined | Said | Left | Exited | Signalled
+@dataclass(frozen=True)
+class Launched:
+    """All processes of this machine have been started, or one of them cannot be."""
+
+
+Event = Joined | Said | Left | Exited | Signalled | Launched
 
 
 async def greet(channel: Channel) -> control.Hello:

@@ -8,7 +8,7 @@ import sys
 
 from psgdsim._version import __version__
 from psgdsim.errors import PsgdsimError
-from psgdsim.real import control, launch
+from psgdsim.real import control, launch, parent
 from psgdsim.real.channel import Channel
 from psgdsim.real.handshake import Claim, Role
 from psgdsim.real.participant import Build, Participant
@@ -67,7 +67,7 @@ def main(host: str, port: int, *, build: Build = build_experiment) -> int:
     Returns:
         The process's exit code.
     """
-    launch.end_with_parent()
+    parent.end_with_parent()
     try:
         return asyncio.run(take_part(host, port, token=os.environ.get(launch.TOKEN_VARIABLE, ""), build=build))
     except PsgdsimError as error:

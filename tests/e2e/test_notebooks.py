@@ -32,13 +32,23 @@ class _ThisInterpreter(KernelSpecManager):
         return spec
 
 
+KEPT_TEMPLATE = """
+import atexit
+from psgdsim.real import launch
+kept = launch.kept_template()
+kept.__enter__()
+atexit.register(kept.__exit__, None, None, None)
+"""
+"""What lets all real runs of a notebook share one template process."""
+
+
 def _execute(path: Path, parameters: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run a notebook in its own folder with other values in its parameters cell, as its user would change them."""
     monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent))
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     notebook = nbformat.read(path, as_version=4)
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    cell.source += f"\n{parameters}"
+    cell.source += f"\n{parameters}{KEPT_TEMPLATE}"
     client = NotebookClient(notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}})
     manager = client.create_kernel_manager()
     manager.kernel_spec_manager = _ThisInterpreter()

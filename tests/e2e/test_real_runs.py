@@ -20,46 +20,53 @@ from psgdsim import wire
 from psgdsim.errors import Deadlock, Interrupted, RankFailed, ScenarioError, StrategyError
 from psgdsim.real import stall
 from psgdsim.real.coordinator import run_real
+from psgdsim.real.launch import Launcher
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
 SCRIPT = str(Path(__file__).with_name("real_programs.py"))
 PROGRAMS = runpy.run_path(SCRIPT)
-COMMANDS = ([sys.executable, SCRIPT, "worker"], [sys.executable, SCRIPT, "relay"])
+COMMANDS = {
+    "forked": ([sys.executable, SCRIPT, "worker"], [sys.executable, SCRIPT, "relay"]),
+    "alone": ([sys.executable, "-u", SCRIPT, "worker"], [sys.executable, "-u", SCRIPT, "relay"]),
+}
+"""How processes start: as forks of the template, and, with an option of the interpreter, each by itself."""
 
 
-def start(program, world_size=2, multicast="unicast", **options):
+def start(program, world_size=2, multicast="unicast", way="forked", **options):
     text = f"{program} {world_size} {multicast}"
     experiment = PROGRAMS["build"](text)
     for name in ("processes", "host", "heartbeat_timeout"):
         if name in options:
             setattr(experiment.scenario.real, name, options.pop(name))
-    return run_real(experiment, text, commands=COMMANDS, **options)
+    return run_real(experiment, text, commands=COMMANDS[way], **options)
 
 
-def children(parent):
-    """Return the processes of this file's script that a process started and that still exist."""
-    found = []
+def descendants(ancestor):
+    """Return the processes that a process has started, and those that they have, as far as they still exist."""
+    parents = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            ppid = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            arguments = (process / "cmdline").read_text().split("\0")
+            parents[int(process.name)] = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended at this moment
-        if ppid == parent and SCRIPT in arguments:
-            found.append(int(process.name))
+    found, new = set(), {ancestor}
+    while new:
+        new = {pid for pid, parent in parents.items() if parent in new}
+        found |= new
     return found
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left():
+def _nothing_is_left(template):
+    before = descendants(os.getpid())
     yield
-    assert children(os.getpid()) == []
+    assert descendants(os.getpid()) == before
 
 
-@pytest.mark.parametrize("multicast", ["unicast", "relay"])
-def test_a_run_to_its_end(multicast):
-    outcome = start("exchange", 3, multicast)
+@pytest.mark.parametrize(("multicast", "way"), [("unicast", "forked"), ("relay", "forked"), ("relay", "alone")])
+def test_a_run_to_its_end(multicast, way):
+    outcome = start("exchange", 3, multicast, way)
     assert outcome.error is None
     frame, copies = wire.nbytes(PROGRAMS["PAYLOAD"]), 2 if multicast == "unicast" else 1
     for rank, report in enumerate(outcome.reports):
@@ -96,7 +103,7 @@ def test_a_rank_that_fails_is_named_with_its_cause_and_ends_the_run(program, mes
     experiment_of = "exchange" if program == "unbuildable" else program
     experiment = PROGRAMS["build"](f"{experiment_of} 2 unicast")
     log = []
-    outcome = run_real(experiment, f"{program} 2 unicast", commands=COMMANDS, log=log.append)
+    outcome = run_real(experiment, f"{program} 2 unicast", commands=COMMANDS["forked"], log=log.append)
     assert isinstance(outcome.error, RankFailed)
     assert re.match(message, str(outcome.error)), str(outcome.error)
     if program != "unbuildable":
@@ -104,6 +111,11 @@ def test_a_rank_that_fails_is_named_with_its_cause_and_ends_the_run(program, mes
         assert [row["step"] for row in outcome.evals] == [2]
     if program == "fails":
         assert any(line.startswith("[rank 1] ") and "walrus" in line for line in log)
+
+
+def test_a_rank_that_was_started_by_itself_and_dies_is_named_too():
+    outcome = start("dies", way="alone")
+    assert re.match(r"rank 1: training.*: its process was killed by signal 9 \(SIGKILL\)", str(outcome.error))
 
 
 def test_a_frozen_rank_is_lost_by_its_silence():
@@ -162,23 +174,34 @@ def test_a_signal_ends_the_run_in_order(signum, code, is_in_a_loop):
     assert signal.getsignal(signum) is handler
 
 
-def test_workers_end_when_the_coordinator_is_killed():
+def test_a_signal_ends_a_run_whose_processes_are_not_started_yet(monkeypatch):
+    async def never_started(launcher, name, command):
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(Launcher, "start", never_started)
+    outcome = start("exchange")
+    assert isinstance(outcome.error, Interrupted)
+
+
+@pytest.mark.parametrize(("way", "num_processes"), [("forked", 3), ("alone", 2)])
+def test_workers_end_when_the_coordinator_is_killed(way, num_processes):
     code = (
         "import runpy, sys; from psgdsim.real.coordinator import run_real\n"
         f"build = runpy.run_path({SCRIPT!r})['build']\n"
-        f"run_real(build('hangs 2 unicast'), 'hangs 2 unicast', commands={COMMANDS!r}, "
+        f"run_real(build('hangs 2 unicast'), 'hangs 2 unicast', commands={COMMANDS[way]!r}, "
         "log=lambda line: print(line, flush=True))"
     )
     coordinator = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert any("rank 1 hangs now" in line for line in coordinator.stdout)
-    workers = children(coordinator.pid)
-    assert len(workers) == 2
+    processes = descendants(coordinator.pid)
+    assert len(processes) == num_processes  # two workers, and the template
     coordinator.kill()
     coordinator.wait()
     coordinator.stdout.close()
     deadline = time.monotonic() + 30
-    while any(_is_alive(pid) for pid in workers):
-        assert time.monotonic() < deadline, "workers outlived their coordinator"
+    while any(_is_alive(pid) for pid in processes):
+        assert time.monotonic() < deadline, "processes outlived their coordinator"
         time.sleep(0.05)
 
 
@@ -207,7 +230,7 @@ def test_workers_join_by_hand_and_those_without_the_token_do_not(monkeypatch):
         assert address == f"{found[1]}:{found[2]}"
         for token in ("wrong", "canary-token", "canary-token"):
             environment = {**os.environ, "PSGDSIM_TOKEN": token}
-            command = [*COMMANDS[0], address]
+            command = [*COMMANDS["forked"][0], address]
             processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
         joined.set()
 

@@ -31,7 +31,7 @@ def test_no_block_is_empty(rows):
 
 def test_the_shares_are_those_of_a_dirichlet_distribution():
     # Of K = 10 shares each has the variance (K - 1) / (K^2 (K alpha + 1)): 0.00818 for alpha = 1; 400 draws, 5%.
-    shares = np.concatenate([(np.array(sizes(1.0, rows=100_010, seed=seed)) - 1) / 100_000 for seed in range(400)])
+    shares = np.concatenate([(np.array(sizes(1.0, rows=10_010, seed=seed)) - 1) / 10_000 for seed in range(400)])
     assert shares.var() == pytest.approx(9 / (100 * 11), rel=0.05)
 
 
