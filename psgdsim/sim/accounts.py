@@ -61,7 +61,7 @@ class LinkAccounts:
             traffic: what they do to links; what was booked before it has come to its end.
         """
         if self._booked is not None:
-            self._before += self._booked.until(np.inf)
+            self._before += self._booked.ring.total
         self._booked = traffic
         self.series.amend(traffic.start, lambda time: traffic.until(time)[:, :2])
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -84,25 +85,35 @@ class Traffic:
     """What the ranks of a ring have sent at which time.
 
     Args:
-        ways: on which ways.
+        ring: whose ranks.
         start: when the first of them began [s].
-        times: moments of each rank, ascending [s], shape (K, N).
-        nbits: what it had sent by then [bit], shape (K, N); in between it sends evenly.
+        times: moments of each rank, ascending, as many as `ring` tells apart [s], shape (K, N).
     """
 
-    ways: Ways
+    ring: Ring
     start: float
     times: Floats
-    nbits: Floats
 
     def until(self, time: float) -> Floats:
         """Return what links have done until a time [s]; see `Ways.on_links`."""
-        num_past, last = (self.times <= time).sum(axis=0), len(self.times) - 1
+        num_past, last = self._num_past(time), len(self.times) - 1
         before, after = np.maximum(num_past - 1, 0), np.minimum(num_past, last)
         ranks = np.arange(self.times.shape[1])
-        (t0, t1), (n0, n1) = ([each[before, ranks], each[after, ranks]] for each in (self.times, self.nbits))
+        t0, t1 = self.times[before, ranks], self.times[after, ranks]
+        n0, n1 = self.ring.sent(before), self.ring.sent(after)
         part = np.divide(time - t0, t1 - t0, out=np.zeros_like(t0), where=t1 > t0)
-        return self.ways.on_links(n0 + part * (n1 - n0))
+        return self.ring.ways.on_links(n0 + part * (n1 - n0))
+
+    def _num_past(self, time: float) -> Ints:
+        """Return how many moments of each rank are not after a time [s]."""
+        first, last = self._range
+        begin, end = last.searchsorted(time, "right"), first.searchsorted(time, "right")
+        return begin + np.count_nonzero(self.times[begin:end] <= time, axis=0)  # type: ignore[no-any-return]
+
+    @cached_property
+    def _range(self) -> tuple[Floats, Floats]:
+        """Where each moment comes first, and last [s]."""
+        return self.times.min(axis=1), self.times.max(axis=1)
 
 
 @dataclass(frozen=True)
@@ -120,59 +131,74 @@ class Course:
     traffic: Traffic
 
 
-def course(ways: Ways, starts: Floats, nbits: Floats) -> Course:
-    """Find out how a ring all-reduce goes.
+class Ring:
+    """A ring all-reduce of vectors of one size.
 
     Args:
         ways: the ways of its messages.
-        starts: when each rank begins [s], shape (N,).
         nbits: the size of the message that carries each chunk [bit], shape (N,).
+
+    Attributes:
+        ways: as given.
+        total: what becomes of links by it (see `Ways.on_links`).
     """
-    num, num_phases = len(starts), 2 * (len(starts) - 1)
-    span = math.ceil(num_phases / MAX_SPANS)
-    lasting, sent = _lengths(ways, nbits), _sent(nbits)
-    gaps = np.zeros(num)
-    marks: list[tuple[Floats, Floats]] = []
-    # Before the first rank stands its predecessor, the last one.
-    start, end = np.empty(num + 1), np.empty(num + 1)
-    start[1:], start[0] = starts, starts[-1]
-    lengths = ways.delay + np.outer([nbits.min(), nbits.max()], ways.pace)
-    shortest, longest = float(lengths.min()), float(lengths.max())
-    may_wait = 0  # so many phases from now on nobody begins before its predecessor has begun
-    for phase in range(num_phases):
-        np.add(start[1:], ways.delay, out=end[1:])
-        if phase % span == 0:
-            marks.append((end[1:].copy(), sent(phase)))
-        end[1:] += lasting(phase)
-        end[0] = end[-1]
-        if phase % span == span - 1 or phase == num_phases - 1:
-            marks.append((end[1:].copy(), sent(phase + 1)))
-        if may_wait == 0:
-            gaps += np.maximum(start[:-1] - end[1:], 0.0)
-            may_wait = _num_close(float(start.max() - start.min()), shortest, longest)
-        else:
-            may_wait -= 1
-        np.maximum(end[1:], end[:-1], out=start[1:])
-        start[0] = start[-1]
-    times, amounts = (np.array(each) for each in zip(*marks, strict=True))
-    ends = start[1:].copy()
-    return Course(ends, ends - starts - gaps, Traffic(ways, float(starts.min()), times, amounts))
+
+    def __init__(self, ways: Ways, nbits: Floats) -> None:
+        num_phases, self._num = 2 * (len(nbits) - 1), len(nbits)
+        self.ways = ways
+        width = math.ceil(num_phases / MAX_SPANS)
+        edges = np.minimum(np.arange(0, num_phases + width, width), num_phases)
+        self._spans = np.diff(edges).tolist()
+        self._phases = np.repeat(edges, 2)[1:-1]  # how many messages a rank has sent at each moment that is told apart
+        self._sums, self._ranks = np.cumsum(np.tile(nbits, 3)), np.arange(2 * len(nbits), 3 * len(nbits))
+        self.total = ways.on_links(self.sent(np.full(len(nbits), -1)))
+        self._delay, pace = _with_last(ways.delay), _with_last(ways.pace)
+        sizes = np.tile(nbits, 2)
+        windows = np.lib.stride_tricks.sliding_window_view(sizes * pace[0] if ways.are_alike else sizes, len(pace))
+        self._windows, self._pace = windows[::-1], None if ways.are_alike else pace
+        extremes = ways.delay + np.outer([nbits.min(), nbits.max()], ways.pace)
+        self._shortest, self._longest = float(extremes.min()), float(extremes.max())
+
+    def sent(self, moments: Ints) -> Floats:
+        """Return what each rank has sent at a moment of its own, given by its place among those told apart [bit]."""
+        sent: Floats = self._sums[self._ranks] - self._sums[self._ranks - self._phases[moments]]
+        return sent
+
+    def course(self, starts: Floats) -> Course:
+        """Find out how it goes.
+
+        Args:
+            starts: when each rank begins [s], shape (N,).
+        """
+        gaps, lengths = np.zeros(self._num), self._lengths()
+        times, start = np.empty((2 * len(self._spans), self._num + 1)), _with_last(starts)
+        before, after = start[:-1], start[1:]
+        num_close = 0  # in so many phases from now on nobody is done before its predecessor begins
+        for num_phases, begin, end in zip(self._spans, times[::2], times[1::2], strict=True):
+            own, others = end[1:], end[:-1]
+            for length in itertools.islice(lengths, num_phases):
+                np.add(start, self._delay, out=begin)
+                np.add(begin, length, out=end)
+                if num_close:
+                    num_close -= 1
+                else:
+                    gaps += np.maximum(before - own, 0.0)
+                    num_close = _num_close(float(start.max() - start.min()), self._shortest, self._longest)
+                np.maximum(own, others, out=after)
+                start[0] = start[-1]
+                begin = end  # noqa: PLW2901 - only the first of some phases has a moment of its own
+        ends = after.copy()
+        return Course(ends, ends - starts - gaps, Traffic(self, float(starts.min()), times[:, 1:]))
+
+    def _lengths(self) -> Iterator[Floats]:
+        """Return for each phase how long the bits of the message of the last rank, and then of each, take [s]."""
+        rows = itertools.chain.from_iterable(itertools.repeat(self._windows))
+        return rows if self._pace is None else map(self._pace.__mul__, rows)
 
 
-def _lengths(ways: Ways, nbits: Floats) -> Callable[[int], Floats]:
-    """Return what says, for a phase, how long the bits of each rank's message take [s]."""
-    num, sizes = len(nbits), np.tile(nbits, 2)
-    if ways.are_alike:
-        lengths = sizes * ways.pace[0]
-        return lambda phase: lengths[-phase % num :][:num]
-    return lambda phase: sizes[-phase % num :][:num] * ways.pace
-
-
-def _sent(nbits: Floats) -> Callable[[int], Floats]:
-    """Return what says how much each rank has sent before a phase [bit]."""
-    num = len(nbits)
-    until = np.cumsum(np.tile(nbits, 3))
-    return lambda phase: until[2 * num :] - until[2 * num - phase :][:num]
+def _with_last(vector: Floats) -> Floats:
+    """Return a vector with its last element before its first, too: before the first rank stands the last one."""
+    return np.concatenate([vector[-1:], vector])
 
 
 def _num_close(apart: float, shortest: float, longest: float) -> int:

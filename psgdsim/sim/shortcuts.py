@@ -83,7 +83,7 @@ class Shortcuts:
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
         self._num = simulation.experiment.world_size
-        self._sizes: dict[Any, tuple[Floats, Ints]] = {}  # of messages, by shape and dtype of the vector
+        self._rings: dict[Any, tuple[ring.Ring, Ints]] = {}  # by shape and dtype of the vector, and what ranks send
         self._calls: dict[int, _Call] = {}  # of those that wait for others to come
         self._inside: dict[int, str] = {}  # the tags of all that have come and are not done
 
@@ -188,12 +188,11 @@ class Shortcuts:
         Returns:
             How it goes, and for each rank the sizes of all frames that it sends and of the tensors in them [byte].
         """
-        assert self._ways is not None
         shape = vector.shape, vector.dtype
-        if shape not in self._sizes:
-            self._sizes[shape] = self._find_sizes(vector)
-        nbits, sent = self._sizes[shape]
-        course = ring.course(self._ways, starts, nbits)
+        if shape not in self._rings:
+            self._rings[shape] = self._find_ring(vector)
+        found, sent = self._rings[shape]
+        course = found.course(starts)
         self._simulation.accounts.book(course.traffic)
         return course, sent
 
@@ -224,10 +223,11 @@ class Shortcuts:
             return await node.compute(ring.SUM, vectors)
         return await node.compute(simulation.experiment.task.weighted_sum, [1.0] * self._num, vectors)
 
-    def _find_sizes(self, vector: Any) -> tuple[Floats, Ints]:
-        """Return the bits of the message with each chunk of a vector, and what each rank sends, as `_course` does."""
+    def _find_ring(self, vector: Any) -> tuple[ring.Ring, Ints]:
+        """Return the ring of vectors like this one, and what each rank sends, as `_course` does."""
         import jax
 
+        assert self._ways is not None
         lengths = np.diff(offsets(vector.shape[0], self._num)).tolist()
         make: Any = jax.ShapeDtypeStruct
         chunks = {length: Computed(make((length, *vector.shape[1:]), vector.dtype)) for length in set(lengths)}
@@ -236,4 +236,4 @@ class Shortcuts:
         overhead = self._simulation.experiment.scenario.network.message_overhead.nbytes
         # A rank passes on every chunk twice, but for those that its two successors begin with.
         sent = 2 * frames.sum(axis=0) - np.roll(frames, -1, axis=0) - np.roll(frames, -2, axis=0)
-        return 8.0 * (frames[:, 0] + overhead), sent
+        return ring.Ring(self._ways, 8.0 * (frames[:, 0] + overhead)), sent

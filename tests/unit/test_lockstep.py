@@ -18,6 +18,7 @@ from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import Experiment, build
 from psgdsim.sim import driver
 from psgdsim.sim.driver import Simulation, can_be_in_step, run_sim
+from psgdsim.sim.execution.compiled import Compiled
 from psgdsim.strategies.base import Strategy
 from psgdsim.task import Task
 from psgdsim.testing.checks import Check
@@ -102,6 +103,27 @@ def test_ranks_that_are_carried_on_as_one_are_those_that_are_not(case: str) -> N
             assert {name: type(value) for name, value in row.items()} == {
                 name: type(value) for name, value in found.items()
             }
+
+
+@pytest.mark.parametrize("changes", [{}, {"strategy": SERVER}, {"strategy": SERVER, "codec": TOP_K}])
+def test_a_round_is_one_program(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    programs: list[Any] = []
+    call = Compiled.call
+
+    def counted(self: Compiled, what: Any, *arguments: Any) -> Any:
+        programs.append(what)
+        return call(self, what, *arguments)
+
+    monkeypatch.setattr(Compiled, "call", counted)
+    nums = []
+    for steps in (8, 16):
+        programs.clear()
+        outcome = Simulation(
+            experiment_of(**changes, max_steps=steps, evaluate={"every": None}), is_lockstep=True
+        ).run()
+        assert outcome.error is None
+        nums.append(len(programs))
+    assert nums[1] - nums[0] == 8
 
 
 def test_replicas_carried_on_as_one_end_with_the_same_parameters() -> None:

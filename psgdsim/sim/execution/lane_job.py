@@ -12,7 +12,7 @@ from psgdsim.sim.execution.compiled import Compiled
 from psgdsim.sim.execution.handles import Call, Handle, Stack
 from psgdsim.sim.execution.lanes import LaneCall, LaneHandle, LaneTotal
 from psgdsim.sim.execution.rows import Layout, Segment, Source, Total, compile_segment
-from psgdsim.sim.execution.segment_job import padded, size_of, summed, take, weighed
+from psgdsim.sim.execution.segment_job import padded, size_of, summed, take, wanted, weighed
 from psgdsim.sim.execution.signature import Signature
 
 MAX_STEPS: Final = 8
@@ -33,6 +33,8 @@ class LaneDraft:
         dtypes: of that.
         totals: the weighted sums over the ranks.
         total_sources: for each, where its addends come from.
+        tail: the calls that follow these, such as the update of a model that all ranks have.
+        tail_sources: for each, where its data comes from.
     """
 
     def __init__(self, first: LaneCall) -> None:
@@ -43,6 +45,8 @@ class LaneDraft:
         self.dtypes: list[Any] = []
         self.totals: list[LaneTotal] = []
         self.total_sources: list[Total] = []
+        self.tail: list[Call] = []
+        self.tail_sources: list[tuple[Source, ...]] = []
         self._place: dict[Call, int] = {}
         self._known: dict[int, int] = {}
         self._append(first)
@@ -52,6 +56,11 @@ class LaneDraft:
             for consumer in dict.fromkeys(step.consumers):
                 if type(consumer) is LaneTotal and consumer not in self.totals and self._can_follow(consumer):
                     self._add_total(consumer)
+        self._place.update({call: len(self.steps) + i for i, call in enumerate(self.totals)})
+        while len(self.tail) < MAX_STEPS and (after := self._next_of_tail()) is not None:
+            self.tail_sources.append(self._sources(after))
+            self._place[after] = len(self._place)
+            self.tail.append(after)
 
     def _follower(self) -> LaneCall | None:
         """Return a call that waits for these alone; none with another gradient, so that few programs are compiled."""
@@ -62,15 +71,26 @@ class LaneDraft:
                     return cast(LaneCall, call)
         return None
 
+    def _next_of_tail(self) -> Call | None:
+        """Return a call that waits for totals, or what follows them, alone."""
+        for before in (*self.totals, *self.tail):
+            for call in before.consumers:
+                is_new = type(call) is Call and call not in self._place
+                if is_new and not call.signature.num_addends and self._can_follow(call):
+                    return call
+        return None
+
     def _can_follow(self, call: Call) -> bool:
         return all(leaf.call is None or leaf.call in self._place for leaf in call.inputs if isinstance(leaf, Handle))
 
     def _append(self, call: LaneCall) -> None:
-        self.sources.append(
-            tuple([self._source(leaf, dtype) for leaf, dtype in zip(call.inputs, call.signature.dtypes, strict=True)])
-        )
+        self.sources.append(self._sources(call))
         self._place[call] = len(self.steps)
         self.steps.append(call)
+
+    def _sources(self, call: Call) -> tuple[Source, ...]:
+        pairs = zip(call.inputs, call.signature.dtypes, strict=True)
+        return tuple([self._source(leaf, dtype) for leaf, dtype in pairs])
 
     def _source(self, leaf: Any, dtype: Any) -> Source:
         if isinstance(leaf, Handle) and leaf.call is not None:
@@ -91,7 +111,7 @@ class LaneDraft:
     def release(self) -> None:
         """Let go of all handles: from now on one is alive only if somebody else wants it."""
         self.outside, self._known = [], {}
-        for call in (*self.steps, *self.totals):
+        for call in (*self.steps, *self.totals, *self.tail):
             call.inputs = []
 
 
@@ -107,26 +127,24 @@ def run_lanes(first: LaneCall, compiled: Compiled) -> list[Call]:
     is_partial = not all(call.weights.all() for call in draft.totals)
     del placed
     draft.release()
-    live = tuple(
-        Source(step, leaf)
-        for step, call in enumerate(draft.steps)
-        for leaf in range(len(call.outputs))
-        if call.is_wanted(leaf)
-    )
-    is_masked = bool(draft.totals) and (is_partial or size > draft.num)
-    segment = Segment(signatures, tuple(draft.sources), layouts, live, tuple(draft.total_sources), chunk, is_masked)
+    live, is_masked = wanted(draft.steps, 0), bool(draft.totals) and (is_partial or size > draft.num)
+    segment = Segment(
+        signatures, tuple(draft.sources), layouts, live, tuple(draft.total_sources), chunk, is_masked,
+        tail=tuple(call.signature for call in draft.tail), tail_sources=tuple(draft.tail_sources),
+        tail_live=wanted([*draft.totals, *draft.tail], len(draft.steps)),
+    )  # fmt: skip
     if not is_partial:
         segment = summed(segment, size)
-    consts = [compiled.consts(signature) for signature in signatures]
+    consts = [compiled.consts(signature) for signature in (*signatures, *segment.tail)]
     if segment.is_summed:
         consts[0] = compiled.consts(cast(Signature, signatures[0].objective))
-    arrays, totals = compiled.call(segment, compile_segment, consts, inputs, weights)
+    arrays, others = compiled.call(segment, compile_segment, consts, inputs, weights)
+    calls = [*draft.steps, *draft.totals, *draft.tail]
     for source, array in zip(live, arrays, strict=True):
-        draft.steps[source.step].settle(source.leaf, Stack(array, size))
-    for call, leaves in zip(draft.totals, totals, strict=True):
-        for leaf, array in enumerate(leaves):
-            call.settle(leaf, Stack(array))
-    return [*draft.steps, *draft.totals]
+        calls[source.step].settle(source.leaf, Stack(array, size))
+    for source, array in zip(segment.tail_live, others, strict=True):
+        calls[source.step].settle(source.leaf, Stack(array))
+    return calls
 
 
 def _place(leaf: Any, dtype: Any, size: int, compiled: Compiled) -> tuple[Any, Layout]:

@@ -57,6 +57,10 @@ class Segment(NamedTuple):
         chunk: rows that a device computes at once; 0 for a single row without an axis of rows.
         is_masked: whether some rows have no part in some total.
         is_summed: whether the total is one gradient (see `gradient_sums`).
+        tail: the kernels that follow the totals, once for all rows.
+        tail_sources: for each, where its data comes from; there and in `tail_live` totals are numbered as if they were
+            further kernels, and then come these.
+        tail_live: what is wanted of totals and of the kernels that follow them.
     """
 
     signatures: tuple[Signature, ...]
@@ -67,6 +71,9 @@ class Segment(NamedTuple):
     chunk: int
     is_masked: bool = False
     is_summed: bool = False
+    tail: tuple[Signature, ...] = ()
+    tail_sources: tuple[tuple[Source, ...], ...] = ()
+    tail_live: tuple[Source, ...] = ()
 
 
 def compile_segment(segment: Segment) -> Callable[..., Any]:
@@ -76,12 +83,12 @@ def compile_segment(segment: Segment) -> Callable[..., Any]:
         segment: what to compile.
 
     Returns:
-        `(consts, inputs, weights) -> (live leaves, totals)`: per kernel what it closes over; per input an array; per
-        total a weight for each row.
+        `(consts, inputs, weights) -> (live leaves, live leaves of the tail)`: per kernel, those of the tail at last,
+        what it closes over; per input an array; per total a weight for each row.
     """
     import jax
 
-    def function(consts: Any, inputs: Any, weights: Any) -> Any:
+    def rows(consts: Any, inputs: Any, weights: Any) -> Any:
         axes = [0 if layout == "row" else None for layout in segment.layouts]
 
         def one(*inputs: Any) -> tuple[list[Any], list[list[Any]]]:
@@ -94,8 +101,27 @@ def compile_segment(segment: Segment) -> Callable[..., Any]:
         return _all_rows(segment, jax.vmap(one, axes) if 0 in axes else one, inputs, weights)
 
     if segment.chunk == 0:
-        return devices.jit(function, "shared")
-    return devices.jit(devices.spread(function, devices.places(segment.layouts)), ("rows", "shared"))
+        return devices.jit(rows, "shared")
+    spread = devices.spread(rows, devices.places(segment.layouts))
+
+    def function(consts: Any, inputs: Any, weights: Any) -> Any:
+        num = len(segment.signatures)
+        live, totals = spread(consts[:num], inputs, weights)
+        return live, _follow_totals(segment, consts[num:], inputs, totals)
+
+    return devices.jit(function, ("rows", "shared"))
+
+
+def _follow_totals(segment: Segment, consts: Sequence[Any], inputs: Sequence[Any], totals: Sequence[Any]) -> list[Any]:
+    """Compute what follows the totals; return what is wanted of both."""
+    results = list(totals)
+
+    def find(source: Source) -> Any:
+        return inputs[source.leaf] if source.step < 0 else results[source.step - len(segment.signatures)][source.leaf]
+
+    for signature, sources, closed_over in zip(segment.tail, segment.tail_sources, consts, strict=True):
+        results.append(signature.run(closed_over, [find(source) for source in sources]))
+    return [find(source) for source in segment.tail_live]
 
 
 def _one_row(segment: Segment, consts: Sequence[Any], inputs: Sequence[Any]) -> tuple[list[Any], list[list[Any]]]:

@@ -49,7 +49,10 @@ def run_segment(draft: Draft, compiled: Compiled, *, may_leave: bool = False) ->
     )
     is_partial = any(0.0 in each for each in draft.weights)
     is_masked = is_partial or (bool(draft.weights) and size > draft.num)
-    segment = Segment(signatures, tuple(draft.sources), layouts, live, tuple(draft.totals), chunk, is_masked)
+    segment = Segment(
+        signatures, tuple(draft.sources), layouts, live, tuple(draft.totals), chunk, is_masked,
+        tail_live=wanted(draft.total_calls, len(draft.steps)),
+    )  # fmt: skip
     if not is_partial:
         segment = summed(segment, size, may_leave=may_leave)
     consts = [compiled.consts(signature) for signature in signatures]
@@ -60,12 +63,22 @@ def run_segment(draft: Draft, compiled: Compiled, *, may_leave: bool = False) ->
         stack = Stack(array, size if chunk else 0)
         for row, call in enumerate(draft.steps[source.step]):
             call.settle(source.leaf, stack, row)
-    for call, leaves in zip(draft.total_calls, totals, strict=True):
-        for leaf, array in enumerate(leaves):
-            call.settle(leaf, Stack(array))
+    for source, array in zip(segment.tail_live, totals, strict=True):
+        draft.total_calls[source.step - len(signatures)].settle(source.leaf, Stack(array))
     left = draft.restore(outside, set(live) - set(segment.live))
     done = [call for step in draft.steps for call in step if call not in left]
     return [*done, *draft.total_calls], list(left)
+
+
+def wanted(calls: Sequence[Call], first: int) -> tuple[Source, ...]:
+    """Return the leaves of results that somebody wants.
+
+    Args:
+        calls: whose results.
+        first: the place of the first one among what a segment computes.
+    """
+    leaves = [(place, call, leaf) for place, call in enumerate(calls, first) for leaf in range(len(call.outputs))]
+    return tuple([Source(place, leaf) for place, call, leaf in leaves if call.is_wanted(leaf)])
 
 
 def summed(segment: Segment, size: int, *, may_leave: bool = False) -> Segment:
