@@ -134,14 +134,10 @@ class SampleOrder:
             self._joint_passes[blocks] = held, np.zeros((CACHED_PASSES, len(blocks), longest), np.int32)
         held, passes = self._joint_passes[blocks]
         slots = number % CACHED_PASSES
-        missing = np.flatnonzero(held[slots, np.arange(len(blocks))] != number).tolist()
-        generators = rng.streams(self._seed, "order", [(blocks[i], number[i]) for i in missing])
-        for i, generator in zip(missing, generators, strict=True):
-            shard = self._shards[blocks[i]]
-            row = passes[slots[i], i, : len(shard)]
-            row[:] = shard
-            generator.shuffle(row)  # the same order as `permutation` of the shard
-            held[slots[i], i] = number[i]
+        for i in np.flatnonzero(held[slots, np.arange(len(blocks))] != number).tolist():
+            block, slot = blocks[i], slots[i]
+            passes[slot, i, : len(self._shards[block])] = self._draw_pass(block, int(number[i]))
+            held[slot, i] = number[i]
 
     def _draw_pass(self, block: int, number: int) -> np.ndarray:
         """Draw one pass over a block's shard."""
