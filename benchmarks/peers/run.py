@@ -5,7 +5,8 @@ SGD per client and round, the mean of all clients applied at the server. For psg
 `sync_sgd.py` (parameter server, bsp, execution `batched`), in this process; for a peer its own federated averaging with
 one local step, written as its documentation says, in a process of its own in an environment that holds its pinned
 versions. They are measured in turn, `--pairs` times; a ratio is the median of the peer's seconds per round over the
-median of psgdsim's, so above 1 psgdsim is faster. All count the second half of their rounds: no compiling, no start.
+median of psgdsim's, so above 1 psgdsim is faster. No compiling, no start: peers count the second half of their rounds,
+psgdsim by how much a run of twice as many rounds takes longer, with all that it puts off to its end.
 
 psgdsim makes the first 10,000 gradients of a run one by one, and the rest by a program that is worth compiling only for
 a long run. So it is measured twice: in a run as long as that of `sync_sgd.py` (`ratio`), and in one of as many rounds

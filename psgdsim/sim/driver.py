@@ -17,7 +17,7 @@ from psgdsim.scenario.changes import Background, Course
 from psgdsim.scenario.experiment import Experiment
 from psgdsim.signals import signals_to
 from psgdsim.sim.accounts import LinkAccounts
-from psgdsim.sim.as_they_come.run import can_come
+from psgdsim.sim.as_they_come.run import is_as_they_come
 from psgdsim.sim.as_they_come.run import run as run_as_they_come
 from psgdsim.sim.changes import BackgroundTraffic, Courses, Delays, LinkConditions
 from psgdsim.sim.clock import Clock
@@ -333,8 +333,8 @@ def run_sim(experiment: Experiment, progress: Progress | None = None) -> Outcome
 
     Args:
         experiment: what to run.
-        progress: told after every step of the first rank that leads; from the first step again if workers that were
-            carried on as one have parted.
+        progress: told after every step of the first rank that leads; from the first step again if that was not to be
+            as quick as it seemed.
 
     Returns:
         The outcome; `error` holds what went wrong in a program.
@@ -345,7 +345,9 @@ def run_sim(experiment: Experiment, progress: Progress | None = None) -> Outcome
         outcome = None if shortcut is None else shortcut(experiment, progress)
         if outcome is not None and (outcome.error is None or isinstance(outcome.error, Interrupted)):
             return outcome
-        gc.collect()  # what was put off, arrays and all, must not stay beside that of the run that begins
+        del outcome
+        if shortcut is not None:
+            gc.collect()  # what was put off, arrays and all, must not stay beside that of the run that begins
     return Simulation(experiment, progress).run()
 
 
@@ -357,7 +359,7 @@ def _shortcut(experiment: Experiment) -> Callable[[Experiment, Progress | None],
     """
     if can_be_in_step(experiment):
         return _run_in_step
-    return run_as_they_come if can_come(experiment) else None
+    return run_as_they_come if is_as_they_come(experiment) else None
 
 
 def _run_in_step(experiment: Experiment, progress: Progress | None) -> Outcome | None:

@@ -70,7 +70,8 @@ class Network:
         self._ways: dict[tuple[int, int], tuple[Path, tuple[Hop, ...]]] = {}
         self._has_hops = self.model.model == "fifo"
         self._carrier: Carrier
-        if wires is not None and isinstance(env, Clock):
+        if wires is not None:
+            assert isinstance(env, Clock)
             self._carrier = WiredCarrier(env, wires, self._arrive, occupancy)
         else:
             kind = _CARRIERS[self.model.model]

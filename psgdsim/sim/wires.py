@@ -56,8 +56,10 @@ class Direction:
         common = [link for link in dict.fromkeys(routes[0]) if counts[link] == num]
         crossed = [len(own[i]) + len(common) for i in range(num)]
         num_own = {len(each) for each in own}
-        if crossed != [len(route) for route in routes] or len(num_own) > 1 or (num_own == {0} and num > 1):
-            return None  # a route crosses a link twice, or shares one with some of the others, or is another's
+        if any(len(set(route)) < len(route) for route in routes) or crossed != list(map(len, routes)):
+            return None  # a route crosses a link twice, or shares one with some of the others
+        if len(num_own) > 1 or (num_own == {0} and num > 1):
+            return None  # or is another's
         delays = {topology.latency(route) for route in routes}
         capacity = min((topology.links[link].bandwidth for link in common), default=math.inf)
         ceilings = {topology.bandwidth(each) for each in own}

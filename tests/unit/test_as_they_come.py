@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import signal
 from typing import Any
@@ -15,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psgdsim.codecs import Codec
-from psgdsim.errors import CodecError, Interrupted
+from psgdsim.compute_times import ComputeTime, Draw
+from psgdsim.errors import CodecError, Deadlock, Interrupted
 from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import Experiment, build
 from psgdsim.sim import driver
@@ -28,6 +30,9 @@ from psgdsim.sim.paths import plain_path
 from psgdsim.sim.shared_link import SharedLink
 from psgdsim.sim.wires import Wires
 from psgdsim.testing.verify_execution import TOLERANCE, compare_outcomes, run_in_batches
+from psgdsim.topologies import ring as ring_part
+from psgdsim.topologies import star as star_part
+from psgdsim.topologies.base import Topology
 from psgdsim.trace import Outcome
 
 SERVER: dict[str, Any] = {"kind": "parameter_server", "sync": "async"}
@@ -69,6 +74,8 @@ CASES: dict[str, dict[str, Any]] = {
     "delay_compensation": {"strategy": {**SERVER, "delay_compensation": {"kind": "adaptive"}}},
     "codec_with_memory": {"codec": {"kind": "error_feedback", "codec": {"kind": "top_k", "ratio": 0.25}}},
     "random_codec": {"codec": {"kind": "qsgd", "levels": 4}},
+    "adam": {"optimizer": {"kind": "adam", "learning_rate": 0.01}},
+    "drop": {"strategy": {**SERVER, "on_peer_loss": "drop"}},
     "no_evaluations": {"evaluate": {"every": None}},
 }
 
@@ -80,7 +87,7 @@ def experiment_of(**changes: Any) -> Experiment:
 
 def run_as_a_whole(experiment: Experiment) -> Outcome:
     """Run it as a whole; fail if that cannot be."""
-    assert as_they_come.can_come(experiment)
+    assert as_they_come.is_as_they_come(experiment)
     outcome = as_they_come.run(experiment)
     assert outcome is not None
     return outcome
@@ -131,7 +138,7 @@ def test_a_run_as_a_whole_is_the_run_message_by_message(case: str) -> None:
     ids=lambda changes: next(iter(changes)),
 )
 def test_what_a_message_may_decide_is_simulated_message_by_message(changes: dict[str, Any]) -> None:
-    assert not as_they_come.can_come(experiment_of(**changes))
+    assert not as_they_come.is_as_they_come(experiment_of(**changes))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +155,7 @@ def test_what_a_message_may_decide_is_simulated_message_by_message(changes: dict
 )
 def test_networks_with_other_ways_to_meet_are_simulated_message_by_message(changes: dict[str, Any]) -> None:
     experiment = experiment_of(**changes)
-    assert as_they_come.can_come(experiment)
+    assert as_they_come.is_as_they_come(experiment)
     assert as_they_come.run(experiment) is None
     assert run_sim(experiment).error is None
 
@@ -201,6 +208,27 @@ def test_a_signal_ends_a_run_with_what_it_has() -> None:
     for report, same in zip(outcome.reports, whole.reports, strict=True):
         assert report.rows == same.rows[: len(report.rows)]
         assert sum(report.seconds.values()) == pytest.approx(outcome.time)
+
+
+def test_a_signal_counts_though_an_update_must_not_be_used() -> None:
+    codec = codec_of(lambda update, state, _key: (jax.tree.map(lambda leaf: leaf / 0, update), state))
+
+    def interrupt(*_: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    outcome = as_they_come.run(with_codec(codec), interrupt)
+    assert outcome is not None
+    assert isinstance(outcome.error, Interrupted)
+
+
+def test_a_computation_that_never_ends_is_told_rank_by_rank() -> None:
+    def start(rank: int, _generator: Any) -> Draw:
+        times = itertools.chain([1e-3, 2e-3], itertools.repeat(math.inf if rank == 1 else 1e-3))
+        return lambda _now, _load: next(times)
+
+    experiment = dataclasses.replace(experiment_of(), compute=ComputeTime(start, 1e-3))
+    assert as_they_come.run(experiment) is None
+    assert isinstance(run_sim(experiment).error, Deadlock)
 
 
 def with_codec(codec: Codec, **changes: Any) -> Experiment:
@@ -279,14 +307,37 @@ def _drain(links: FluidLinks, until: float, ends: Any) -> None:
         links.share(now)
 
 
-def test_ways_that_share_more_than_the_servers_link_are_none_of_these() -> None:
-    def wires(topology: dict[str, Any], **changes: Any) -> Wires | None:
-        experiment = experiment_of(world_size=4, topology=topology, **changes)
-        return Wires.of(experiment, experiment.topology.build(5))
+def wires_of(topology: Topology) -> Wires | None:
+    return Wires.of(experiment_of(world_size=4), topology)
 
-    star = {"kind": "star", "bandwidth": "1 Gbit/s", "latency": "1 ms"}
-    assert wires(star) is not None
-    assert wires({"kind": "ring", "bandwidth": "1 Gbit/s", "latency": "1 ms"}) is None
+
+def test_ways_that_meet_on_more_than_the_servers_link_are_none_of_these() -> None:
+    star = star_part(bandwidth=1e9, latency=1e-3).build(5)
+    ring = ring_part(bandwidth=1e9, latency=1e-3).build(5)
+    assert wires_of(star) is not None
+    assert wires_of(ring) is None
+    twice = dataclasses.replace(star, route=lambda src, dst: (*star.route(src, dst), star.route(src, dst)[0]))
+    assert wires_of(twice) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "changes", "is_one"),
+    [
+        (0, {"bandwidth": 2e9}, True),  # the server's link stops it all the same
+        (0, {"bandwidth": 1e8}, False),
+        (4, {"bandwidth": 1e8}, True),  # the server's own
+        (4, {"bandwidth": 1e10}, True),  # then it is the workers', which are equally quick
+        (0, {"latency": 2e-3}, False),
+        (4, {"latency": 2e-3}, True),
+    ],
+)
+def test_workers_links_may_differ_only_where_that_changes_nothing(
+    host: int, changes: dict[str, float], *, is_one: bool
+) -> None:
+    star = star_part(bandwidth=1e9, latency=1e-3).build(5)
+    own = {*star.route(host, (host + 1) % 5)[:1], *star.route((host + 1) % 5, host)[-1:]}
+    links = [dataclasses.replace(link, **changes) if i in own else link for i, link in enumerate(star.links)]
+    assert (wires_of(dataclasses.replace(star, links=tuple(links))) is not None) == is_one
 
 
 def test_batches_from_the_first_call_on_come_to_the_same() -> None:

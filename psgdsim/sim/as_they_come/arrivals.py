@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Final
 
+from psgdsim.per_rank import Parted
 from psgdsim.sim.series import Series
 from psgdsim.sim.wires import Wires
 from psgdsim.trace import ACTIVITIES
@@ -47,7 +48,8 @@ class Arrivals:
     """The course of a run.
 
     Workers ask for the model, compute and push, and are answered at once; when the server has done all its steps, it
-    ends one worker after the other. Things that happen at the same time happen in the order in which they were set off.
+    ends one worker after the other. Of what happens at the same time, messages arrive first, at the server and then at
+    workers, in the order in which they entered; then others enter, in the order in which they were set off.
 
     Args:
         draws: for each worker, how long the computation takes that begins at a time [s].
@@ -63,11 +65,8 @@ class Arrivals:
         num_updates: how many gradients the server has applied.
         num_told: how many workers it has told to end.
         idle: for how long no message was on its way, so that the server only waited [s].
-        computing: for how long each worker has computed, or will have when it is through [s].
-        update: the number of the last gradient of each that was applied, from 0; negative if it is not about that.
-        through: when it is, or was [s]; minus infinity before the first.
-        waiting: for how long each has waited for the server to turn to it [s].
-        alone: since when it waits for that now, or has ended [s]; infinite if it does neither.
+        update: the number of the last gradient of each worker that was applied, from 0; negative before the first, and
+            once one has come too late.
     """
 
     def __init__(self, draws: Sequence[Callable[[float], float]], sizes: Sizes, wires: Wires, series: Series) -> None:
@@ -77,17 +76,19 @@ class Arrivals:
         self.columns = Columns()
         self.taken: list[tuple[int, int]] = []
         self.now, self.idle, self.num_updates, self.num_told = 0.0, 0.0, 0, 0
-        self.computing, self.waiting = [0.0] * num, [0.0] * num
-        self.through, self.alone = [-math.inf] * num, [math.inf] * num
+        self._computing = [0.0] * num  # for how long each has computed, or will have when it is through
+        self._through = [-math.inf] * num  # when it is, or was
+        self._waiting = [0.0] * num  # for how long each has waited for the server to turn to it
+        self._alone = [math.inf] * num  # since when it waits for that now, or has ended
         self._version = [_ASKING] * num  # of the parameters that each worker has, or is being sent
         self.update = [_ASKING] * num
         self._staleness = [0] * num  # of its last gradient
         self._pull = [0.0] * num  # how long it took to ask for the model, until that is counted
         self._took = [0.0] * num  # how long its last computation takes
         self._number = num
-        # When a message enters its links, in which order it was set off, and whose it is.
+        # When a message enters its links, when and in which order it was set off, and whose it is.
         delay = wires.up.delay
-        self._pushes: list[tuple[float, int, int]] = [(delay, worker, worker) for worker in range(num)]
+        self._pushes: list[tuple[float, float, int, int]] = [(delay, 0.0, worker, worker) for worker in range(num)]
         self._answers: deque[tuple[float, int, float]] = deque()  # when, whose, and how large
         self._queue: deque[int] = deque()  # who has pushed and waits to be told to end
         self._is_over = self._is_ending = False
@@ -116,7 +117,7 @@ class Arrivals:
             elif time == arrived:
                 self._go_on(down.finish(), time)
             elif time == start:
-                worker = heappop(pushes)[2]
+                worker = heappop(pushes)[3]
                 up.enter(worker, sizes.question if version[worker] == _ASKING else sizes.push, time)
             else:
                 _, worker, nbits = answers.popleft()
@@ -124,12 +125,12 @@ class Arrivals:
 
     def num_pushed_since(self, worker: int) -> int:
         """Return how many gradients a worker has pushed since its last step ended."""
-        return int(-math.inf < self.through[worker] <= self.now)
+        return int(-math.inf < self._through[worker] <= self.now)
 
     def seconds(self, worker: int) -> dict[str, float]:
         """Return the seconds of a worker by activity until now."""
-        computing = self.computing[worker] - max(0.0, self.through[worker] - self.now)
-        waiting = self.waiting[worker] + max(0.0, self.now - self.alone[worker])
+        computing = self._computing[worker] - max(0.0, self._through[worker] - self.now)
+        waiting = self._waiting[worker] + max(0.0, self.now - self._alone[worker])
         spent = (computing, 0.0, self.now - computing - waiting, waiting)
         return dict(zip(ACTIVITIES, spent, strict=True))
 
@@ -142,7 +143,7 @@ class Arrivals:
             self._version[worker] = self.num_updates
         elif self._is_over:
             self.update[worker] = _LEAVING
-            self.alone[worker] = now
+            self._alone[worker] = now
             self._queue.append(worker)
             self._end_next(now)
             return
@@ -158,8 +159,8 @@ class Arrivals:
         """Tell the next worker to end, unless one is being told."""
         if self._queue and not self._is_ending:
             worker = self._queue.popleft()
-            self.waiting[worker] += now - self.alone[worker]
-            self.alone[worker] = math.inf
+            self._waiting[worker] += now - self._alone[worker]
+            self._alone[worker] = math.inf
             self._is_ending = True
             self.num_told += 1
             self._answers.append((now + self._wires.down.delay, worker, self._sizes.end))
@@ -171,7 +172,7 @@ class Arrivals:
         update, columns = self.update[worker], self.columns
         if update == _LEAVING:
             self._is_ending = False
-            self.alone[worker] = now
+            self._alone[worker] = now
             self._end_next(now)
         else:
             if update == _ASKING:
@@ -182,12 +183,15 @@ class Arrivals:
                 columns.staleness.append(self._staleness[worker])
                 columns.time.append(now)
                 columns.computing.append(self._took[worker])
-                columns.transfer.append(now - self.through[worker] + self._pull[worker])
+                columns.transfer.append(now - self._through[worker] + self._pull[worker])
                 self._pull[worker] = 0.0
             took = self._took[worker] = self._draws[worker](now)
-            self.computing[worker] += took
-            self.through[worker] = now + took
-            heappush(self._pushes, (now + took + self._wires.up.delay, self._number, worker))
+            if not took < math.inf:
+                raise Parted(f"worker {worker} is never through")
+            self._computing[worker] += took
+            self._through[worker] = now + took
+            through = self._through[worker]
+            heappush(self._pushes, (through + self._wires.up.delay, through, self._number, worker))
             self._number += 1
         if not (self._up.num or self._down.num or self._answers) and self._pushes:
             self.idle += max(0.0, self._pushes[0][0] - self._wires.up.delay - now)

@@ -122,11 +122,6 @@ class WorkerRows:
             {name: np.concatenate([table[name] for table in self._tables])[last] for name in self._tables[0]}
         ]
 
-    @property
-    def num_marked(self) -> int:
-        """How many updates the codec has marked."""
-        return int(self._num_marked.sum())
-
     def reports(self, digest: str) -> list[RankReport]:
         """Return the reports of all workers.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from psgdsim import rng
 from psgdsim.errors import Interrupted
+from psgdsim.per_rank import Parted
 from psgdsim.scenario.experiment import Experiment
 from psgdsim.signals import signals_to
 from psgdsim.sim.accounts import LinkAccounts
@@ -28,11 +29,11 @@ MAX_OPEN: Final = 2**16
 """So many steps of workers are kept at most where only the last one of each is wanted."""
 
 
-def can_come(experiment: Experiment) -> bool:
-    """Whether gradients of an experiment may be taken as they come, as far as is known without looking at its network.
+def is_as_they_come(experiment: Experiment) -> bool:
+    """Whether an experiment may be run as a whole, as far as is known without looking at its network.
 
     Args:
-        experiment: whose values need not be computed call by call.
+        experiment: what is to be run.
     """
     scenario, task = experiment.scenario, experiment.task
     return (
@@ -51,7 +52,7 @@ def run(experiment: Experiment, progress: Progress | None = None) -> Outcome | N
     """Run an experiment.
 
     Args:
-        experiment: what to run; `can_come` says that this may be.
+        experiment: what to run; `is_as_they_come` says that this may be.
         progress: told after every step of the server.
 
     Returns:
@@ -62,11 +63,15 @@ def run(experiment: Experiment, progress: Progress | None = None) -> Outcome | N
     rule = experiment.strategy.as_they_come
     if wires is None or rule is None:
         return None
+    whole: _Run | None = None
     try:
         with rare_collections(experiment.num_ranks):
-            return _Run(experiment, wires, rule, progress).run()
-    except Exception:  # whatever it is, rank by rank it comes up again, and is told with its rank, step and line
-        return None
+            whole = _Run(experiment, wires, rule, progress)
+            return whole.run()
+    except (Parted, Exception) as error:
+        if whole is not None and whole.interrupted is not None:
+            raise whole.interrupted from error  # whoever has ended the run does not want it to begin again
+        return None  # whatever it is, rank by rank it comes up again, and is told with its rank, step and line
 
 
 class _Run:
@@ -86,8 +91,12 @@ class _Run:
         self._keeps_all = experiment.trace != "off"
         self._workers = WorkerRows(self._arrivals, frames, keeps_all=self._keeps_all)
         self._evaluations = Evaluations(experiment.task)
-        self._model: Any = None
-        self._error: Exception | None = None
+        self.interrupted: Interrupted | None = None  # by a signal that has come
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether a signal has come."""
+        return self.interrupted is not None
 
     def _measured(self, rule: AsTheyCome) -> Frames:
         """Return the sizes of all messages."""
@@ -100,29 +109,28 @@ class _Run:
         return Frames(*map(sizes.of, (rule.QUESTION, push, answer, rule.END)))
 
     def _draws(self) -> list[Callable[[float], float]]:
-        """Return what draws the times of each worker's gradients."""
+        """Return what draws the times of each worker's gradients: of equally many rows."""
         experiment, topology = self._experiment, self._wires.topology
-        load = experiment.task.global_rows // experiment.world_size / experiment.rank_rows
 
         def drawer(rank: int) -> Callable[[float], float]:
             draw = experiment.compute.start(rank, rng.stream(experiment.scenario.seed, "compute", rank))
             speed = topology.speed(rank)
-            return lambda now: draw(now, load) / speed
+            return lambda now: float(draw(now, 1.0) / speed)
 
         return [drawer(rank) for rank in range(experiment.world_size)]
 
     def run(self) -> Outcome | None:
-        """Run it to its end, or to a signal."""
+        """Run it to its end, or to the end of the step of the server in which a signal comes."""
         with signals_to(self._interrupt):
             while self._step():
                 pass
-            if self._error is None:
+            if not (self.is_interrupted or self._has_failed):
                 self._arrivals.end()
         return self._outcome()
 
     def _interrupt(self, signum: int) -> None:
         """End the run with what it has; a second signal ends the process."""
-        self._error = self._error or Interrupted(signum)
+        self.interrupted = self.interrupted or Interrupted(signum)
         signal.signal(signum, signal.SIG_DFL)
 
     def _step(self) -> bool:
@@ -133,17 +141,22 @@ class _Run:
         arrivals.taken.clear()
         step = self._server.add(staleness)["step"]
         self._values.add(np.array(workers))
+        if self._progress is not None:
+            loss = self._values.last_loss()
+            self._progress(arrivals.now, step, schedule.last_step, loss, self._server.rows[-1]["bytes"])
         if not self._keeps_all and len(arrivals.columns) > MAX_OPEN:
             self._workers.settle(*self._values.take())
         is_evaluation = schedule.is_evaluation(step)
         accuracy = self._evaluate(step) if is_evaluation else None
         is_end = schedule.is_end(step, arrivals.now, accuracy)
-        if self._progress is not None:
-            loss = self._values.last_loss()
-            self._progress(arrivals.now, step, schedule.last_step, loss, self._server.rows[-1]["bytes"])
         if is_end and not is_evaluation:
             self._evaluate(step)
-        return not is_end and self._error is None
+        return not (is_end or self.is_interrupted or self._has_failed)
+
+    @property
+    def _has_failed(self) -> bool:
+        """Whether an update has come that must not be used."""
+        return self._values.has_marked and self._experiment.task.on_nonfinite == "fail"
 
     def _evaluate(self, step: int) -> float | None:
         """Evaluate the model; return its test accuracy if it may end the run."""
@@ -155,15 +168,15 @@ class _Run:
         models = numbers([self._values.params()])
         if self._experiment.task.encode.judge is not None:
             self._judge_last()
-        if self._workers.num_marked and self._experiment.task.on_nonfinite == "fail":
+        if self._has_failed and not self.is_interrupted:
             return None
         reports = [*self._workers.reports(digests.of(())), self._server.report(digests.of(models))]
         return Outcome(
             time=max(report.rows[-1]["time"] if report.rows else 0.0 for report in reports),
             reports=reports,
-            evals=self._evaluations.rows(is_over=self._error is not None),
+            evals=self._evaluations.rows(is_over=self.is_interrupted),
             models=models,
-            error=self._error,
+            error=self.interrupted,
             links=self._accounts.reports(now),
             link_bins=self._accounts.bins(now),
         )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from psgdsim.per_rank import Parted
+from psgdsim.sim.execution.signature import forwards
 from psgdsim.strategies.as_they_come import AsTheyCome
 from psgdsim.task import Task, TrainState
 
@@ -44,6 +44,7 @@ class Values:
 
     Attributes:
         payload: what a worker sends, as shapes and dtypes.
+        has_marked: whether the codec has marked an update, as far as is known.
     """
 
     def __init__(self, task: Task, rule: AsTheyCome, num_workers: int) -> None:
@@ -57,8 +58,8 @@ class Values:
         params = self._state.params
         codec = task.init_codec.function(params)
         memory = () if rule.compensation is None else rule.compensation.start.function(params)
-        self._kept = _repeat(Kept(params, codec, codec, memory), num_workers)
-        self.payload, self._consts, self._run = self._traced()
+        self.has_marked = False
+        self.payload, self._consts, self._run, self._kept = self._traced(Kept(params, codec, codec, memory))
 
     # --- what has been computed -------------------------------------------------------------------------------
 
@@ -86,13 +87,14 @@ class Values:
         parts = [(workers, losses[: len(workers)], marks[: len(workers)]) for workers, losses, marks in done]
         blank = np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int32)
         workers, losses, marks = (np.concatenate(each) for each in zip(blank, *parts, strict=True))
+        self.has_marked |= bool(marks.any())
         return workers, losses, marks
 
     def last_loss(self) -> float | None:
         """Return a loss of the first worker that is known, of the last few, or None."""
         for workers, losses, _ in self._done[-1:-4:-1]:
             if losses.is_ready() and (places := np.flatnonzero(workers == 0)).size:
-                return float(losses[places[-1]])
+                return float(np.asarray(losses)[places[-1]])
         return None
 
     # --- batches ----------------------------------------------------------------------------------------------
@@ -101,8 +103,8 @@ class Values:
         """Hand over the next so many gradients."""
         if not num:
             return
-        if len(self._done) > 1:
-            self._check(self._done[-2][2])
+        if len(self._done) > 1:  # the last one may be under way, the one before must be through
+            self.has_marked |= bool(np.asarray(self._done[-2][2]).any())
         workers, self._todo = self._todo[:num], self._todo[num:]
         steps, ids = self._draw(workers)
         server_steps = (self._num_done + np.arange(num)) // self._num
@@ -111,11 +113,6 @@ class Values:
         self._state, self._kept = state
         self._done.append((workers, losses, marks))
         self._num_done += num
-
-    def _check(self, marks: Any) -> None:
-        """Wait until a batch has been computed; raise `Parted` if one of its updates must not be used."""
-        if np.asarray(marks).any() and self._task.on_nonfinite == "fail":
-            raise Parted("an update that is not finite")
 
     def _draw(self, workers: Any) -> tuple[Any, Any]:
         """Return the step of each gradient, counted by its worker, and its sample ids."""
@@ -129,8 +126,16 @@ class Values:
         self._steps[present] += counts
         return steps, ids
 
-    def _traced(self) -> tuple[Any, Any, Callable[..., Any]]:
-        """Return the payload's shapes, what the kernels close over, and many updates as a jitted function."""
+    def _traced(self, row: Kept) -> tuple[Any, Any, Callable[..., Any], list[Any]]:
+        """Trace an update.
+
+        Args:
+            row: what there is of a worker at first.
+
+        Returns:
+            The payload's shapes, what the kernels close over, many updates as a jitted function, and the leaves of what
+            is kept: of each one row for each worker, but for what no update changes.
+        """
         import jax
         from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
@@ -142,16 +147,26 @@ class Values:
             payload = jax.tree.map(_shape, sent)
             return result
 
-        row = jax.tree.map(lambda leaf: leaf[0], self._kept)
         numbers: Any = np.int32(0)
         example = self._state, row, numbers, self._order.span(1, 1, 0)[0], numbers, numbers
         closed, shapes = jax.make_jaxpr(update, return_shape=True)(*example)
         structure: Any = jax.tree.structure(shapes)
 
-        def one(consts: Any, *arguments: Any) -> Any:
-            return structure.unflatten(jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(*jax.tree.leaves(arguments)))
+        rows: list[Any]
+        kind: Any
+        rows, kind = jax.tree.flatten(row)
+        first = len(jax.tree.leaves(self._state))
+        came_from = forwards(closed.jaxpr)[first : first + len(rows)]
+        is_fixed = [place == first + i for i, place in enumerate(came_from)]
 
-        return payload, tuple(closed.consts), jax.jit(_many(one), donate_argnums=1)
+        def one(consts: Any, state: Any, row: list[Any], *others: Any) -> Any:
+            arguments = jax.tree.leaves((state, kind.unflatten(row), *others))
+            state, kept, loss, mark = structure.unflatten(jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(*arguments))
+            return state, jax.tree.leaves(kept), loss, mark
+
+        run = jax.jit(_many(one, is_fixed), donate_argnums=1)
+        kept = [leaf if is_one else _repeat(leaf, self._num) for leaf, is_one in zip(rows, is_fixed, strict=True)]
+        return payload, tuple(closed.consts), run, kept
 
     def _update(self, state: TrainState, kept: Kept, worker: Any, ids: Any, step: Any, server_step: Any) -> Any:
         """Compute one gradient and apply it, as the programs of `parameter_server` do.
@@ -180,8 +195,13 @@ class Values:
         return (state, Kept(state.params, encoder, decoder, memory), loss, mark), payload
 
 
-def _many(one: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function for many updates, of which the first so many are made."""
+def _many(one: Callable[..., Any], is_fixed: Sequence[bool]) -> Callable[..., Any]:
+    """Return a function for many updates, of which the first so many are made.
+
+    Args:
+        one: an update, `(consts, state, row, worker, ...) -> (state, row, loss, mark)`.
+        is_fixed: for each leaf of what is kept whether it is the same for all workers, and stays so.
+    """
 
     def many(consts: Any, carry: Any, inputs: Any, num: Any) -> Any:
         import jax
@@ -190,9 +210,12 @@ def _many(one: Callable[..., Any]) -> Callable[..., Any]:
         def body(i: Any, carry: Any) -> Any:
             (state, kept), losses, marks = carry
             worker, *others = [each[i] for each in inputs]
-            row = jax.tree.map(lambda rows: rows[worker], kept)
+            row = [leaf if is_one else leaf[worker] for leaf, is_one in zip(kept, is_fixed, strict=True)]
             state, row, loss, mark = one(consts, state, row, worker, *others)
-            kept = jax.tree.map(lambda rows, leaf: rows.at[worker].set(leaf), kept, row)
+            kept = [
+                rows if is_one else rows.at[worker].set(leaf)
+                for rows, leaf, is_one in zip(kept, row, is_fixed, strict=True)
+            ]
             return (state, kept), losses.at[i].set(loss), marks.at[i].set(mark)
 
         blank = jnp.zeros(LONGEST, jnp.float32), jnp.zeros(LONGEST, jnp.int32)
@@ -201,12 +224,11 @@ def _many(one: Callable[..., Any]) -> Callable[..., Any]:
     return many
 
 
-def _repeat(tree: Any, num: int) -> Any:
-    """Return a pytree of so many rows that are all alike."""
-    import jax
+def _repeat(leaf: Any, num: int) -> Any:
+    """Return so many rows that are all alike."""
     import jax.numpy as jnp
 
-    return jax.jit(lambda tree: jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num, *jnp.shape(leaf))), tree))(tree)
+    return jnp.repeat(jnp.asarray(leaf)[None], num, axis=0)
 
 
 def _filled_up(numbers: Any) -> Any:

@@ -144,9 +144,9 @@ def _trace(kernel: Kernel, tree: Any, leaves: Leaves, dynamic: tuple[int, ...]) 
             filled[place] = leaf
         return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(*filled)  # type: ignore[no-any-return]
 
-    forwards = tuple(
+    forwarded = tuple(
         used.index(place) if place is not None and isinstance(leaves[dynamic[place]], Value) else None
-        for place in _forwards(closed.jaxpr)
+        for place in forwards(closed.jaxpr)
     )
     return Signature(
         kernel=kernel,
@@ -154,7 +154,7 @@ def _trace(kernel: Kernel, tree: Any, leaves: Leaves, dynamic: tuple[int, ...]) 
         out_avals=tuple(avals),
         dynamic=tuple(dynamic[place] for place in used),
         plain=tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, int | float) and i not in dynamic),
-        forwards=forwards,
+        forwards=forwarded,
         program=program,
         consts=tuple(closed.consts),
         data_avals=tuple(closed.in_avals[place] for place in used),
@@ -206,7 +206,7 @@ def _used(jaxpr: Any) -> list[bool]:
     return [var in live for var in jaxpr.invars]
 
 
-def _forwards(jaxpr: Any) -> list[int | None]:
+def forwards(jaxpr: Any) -> list[int | None]:
     """Return for each result the argument that it is, also through functions jitted inside; None if it is computed."""
     from jax.extend.core import Literal
 
@@ -217,7 +217,7 @@ def _forwards(jaxpr: Any) -> list[int | None]:
 
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("jit", "pjit"):
-            inner = _forwards(equation.params["jaxpr"].jaxpr)
+            inner = forwards(equation.params["jaxpr"].jaxpr)
             for var, place in zip(equation.outvars, inner, strict=True):
                 known[var] = None if place is None else find(equation.invars[place])
     return [find(var) for var in jaxpr.outvars]
