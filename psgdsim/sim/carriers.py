@@ -103,7 +103,27 @@ class Carrier(ABC):
         """
 
 
-class FluidCarrier(Carrier):
+class FlowCarrier(Carrier):
+    """Messages are flows, once their latency has passed."""
+
+    def start(self, message: Message) -> None:
+        """Let a message in after its latency."""
+        if message.path.delay > 0:
+            self.env.timeout(message.path.delay, message).callbacks.append(self._enter)
+        else:
+            self._admit(message)
+
+    def _enter(self, timer: simpy.Event) -> None:
+        message: Any = timer.value
+        if not message.is_given_up:
+            self._admit(message)
+
+    @abstractmethod
+    def _admit(self, message: Message) -> None:
+        """Let a message in, now."""
+
+
+class FluidCarrier(FlowCarrier):
     """Messages are flows that share links max-min fairly, once their latency has passed.
 
     Args:
@@ -127,18 +147,6 @@ class FluidCarrier(Carrier):
         self._is_late = False
         self._due = math.inf
         self._timer: simpy.Event | None = None
-
-    def start(self, message: Message) -> None:
-        """Let a message in after its latency."""
-        if message.path.delay > 0:
-            self.env.timeout(message.path.delay, message).callbacks.append(self._enter)
-        else:
-            self._admit(message)
-
-    def _enter(self, timer: simpy.Event) -> None:
-        message: Any = timer.value
-        if not message.is_given_up:
-            self._admit(message)
 
     def _admit(self, message: Message) -> None:
         if message.nbits == 0 or not message.path.links:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import simpy
-
-from psgdsim.sim.carriers import Carrier, Message, OnArrival
+from psgdsim.sim.carriers import FlowCarrier, Message, OnArrival
 from psgdsim.sim.clock import Clock
 from psgdsim.sim.occupancy import Occupancy
 from psgdsim.sim.shared_link import SharedLink
@@ -15,7 +12,7 @@ from psgdsim.sim.sharing import Floats
 from psgdsim.sim.wires import Wires
 
 
-class WiredCarrier(Carrier):
+class WiredCarrier(FlowCarrier):
     """What `FluidCarrier` does, in the very arithmetic of a run that is taken as a whole (see `as_they_come`).
 
     Which of many workers comes first may hang on the last bit of a time, and all that follows hangs on that.
@@ -33,17 +30,6 @@ class WiredCarrier(Carrier):
         self._clock, self._wires = env, wires
         self._under_way: dict[SharedLink, dict[int, Message]] = {wires.up.link: {}, wires.down.link: {}}
         self._due = dict.fromkeys(self._under_way, math.inf)  # when somebody looks whether a message is through
-
-    def start(self, message: Message) -> None:
-        """Let a message in after its latency."""
-        if message.path.delay > 0:
-            self.env.timeout(message.path.delay, message).callbacks.append(self._enter)
-        else:
-            self._admit(message)
-
-    def _enter(self, timer: simpy.Event) -> None:
-        message: Any = timer.value
-        self._admit(message)
 
     def _admit(self, message: Message) -> None:
         link, worker = self._wires.way(message.path.route)
