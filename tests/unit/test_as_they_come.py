@@ -248,6 +248,17 @@ def test_an_update_that_must_not_be_used_is_told_with_its_rank_and_step() -> Non
     assert "step 1: the update has values that are too large" in str(error)
 
 
+def test_a_codec_may_have_a_memory_that_never_changes() -> None:
+    codec = Codec(
+        init=lambda _like: jnp.float32(2.0),
+        encode=lambda update, state, _key: (jax.tree.map(lambda leaf: leaf / state, update), state),
+        decode=lambda payload, state, _like: (jax.tree.map(lambda leaf: leaf * state, payload), state),
+    )
+    experiment = with_codec(codec, max_steps=3)
+    checks = compare_outcomes("fixed", Simulation(experiment).run(), run_as_a_whole(experiment), rounding=1e-12)
+    assert [check for check in checks if not check.is_right] == []
+
+
 def test_updates_that_are_left_out_are_counted() -> None:
     def encode(update: Any, state: Any, key: Any) -> tuple[Any, Any]:
         """Make infinity of one update in three, but for its zeros."""

@@ -165,7 +165,9 @@ class Values:
             return state, jax.tree.leaves(kept), loss, mark
 
         run = jax.jit(_many(one, is_fixed), donate_argnums=1)
-        kept = [leaf if is_one else _repeat(leaf, self._num) for leaf, is_one in zip(rows, is_fixed, strict=True)]
+        # Copies, for what is carried along is given away, and both ends of a codec begin with the same arrays.
+        pairs = zip(rows, is_fixed, strict=True)
+        kept = [jax.numpy.array(leaf) if is_one else _repeat(leaf, self._num) for leaf, is_one in pairs]
         return payload, tuple(closed.consts), run, kept
 
     def _update(self, state: TrainState, kept: Kept, worker: Any, ids: Any, step: Any, server_step: Any) -> Any:
