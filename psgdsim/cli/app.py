@@ -247,7 +247,7 @@ def _run(
 ) -> None:
     """Run a scenario, show its progress and print its summary; of a failed run too, before its error is raised."""
     from psgdsim.cli.progress import TerminalProgress
-    from psgdsim.run import run as run_scenario
+    from psgdsim.entry import run as run_scenario
 
     with TerminalProgress() as progress:
         result = run_scenario(

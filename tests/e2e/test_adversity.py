@@ -13,9 +13,9 @@ import pytest
 import psgdsim
 from psgdsim import results
 from psgdsim.codecs import codecs, stateless
+from psgdsim.entry import _early_end
 from psgdsim.errors import ProgramError, PsgdsimError, ScenarioError
 from psgdsim.registry import Part
-from psgdsim.run import _early_end
 from psgdsim.scenario import load
 from psgdsim.scenario.experiment import build
 from psgdsim.strategies.coded_placement import MAX_BLOCKS

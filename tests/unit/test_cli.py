@@ -191,14 +191,14 @@ def test_run_starts_nothing_for_a_wrong_scenario(call: Any, good: Path, tmp_path
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, dict[str, Any]]]:
-    """Replace `psgdsim.run.run` by one that only notes what it is called with and fails."""
+    """Replace `psgdsim.entry.run` by one that only notes what it is called with and fails."""
     calls: list[tuple[Any, dict[str, Any]]] = []
 
     def run(source: Any, **options: Any) -> RunResult:
         calls.append((source, options))
         return RunResult(tmp_path, {"status": "failed"}, PeerLost(1, 3, "killed by signal 9"))
 
-    monkeypatch.setattr(sys.modules["psgdsim.run"], "run", run)
+    monkeypatch.setattr(sys.modules["psgdsim.entry"], "run", run)
     return calls
 
 

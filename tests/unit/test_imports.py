@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+import psgdsim
+from psgdsim import results
+
 ROOT = Path(__file__).parents[2]
 HEAVY = ("jax", "numpy", "matplotlib", "sklearn", "simpy", "optax", "networkx")
 
@@ -32,6 +35,12 @@ def test_import_is_light(module: str) -> None:
     ended = _python(f"import sys, {module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("module", ["psgdsim", "psgdsim.cli"])
+def test_help_needs_nothing_of_what_it_describes(module: str) -> None:
+    ended = _python(f"import sys, {module}; print('pydantic' in sys.modules)")
+    assert (ended.stdout, ended.stderr) == ("False\n", "")
 
 
 def test_validating_and_listing_are_light() -> None:
@@ -69,7 +78,13 @@ def test_what_is_imported_is_declared() -> None:
 
 
 def test_public_names() -> None:
-    code = "import psgdsim, types; print(*(n for n, v in vars(psgdsim).items() if not isinstance(v, types.ModuleType)))"
-    names = {name for name in _python(code).stdout.split() if not name.startswith("_")}
     parts = {f"register_{family}" for family in ("codec", "dataset", "model", "strategy", "topology")}
-    assert names == parts | {"run", "load_run", "RunResult"}
+    assert set(dir(psgdsim)) == parts | {"run", "load_run", "RunResult", "__version__"}
+    assert psgdsim.load_run is results.load_run
+    with pytest.raises(AttributeError, match="no attribute 'load_runs'"):
+        psgdsim.load_runs()
+
+
+def test_run_is_the_function_however_much_is_imported() -> None:
+    code = "import psgdsim.entry, psgdsim.results, psgdsim; print(psgdsim.run is psgdsim.entry.run)"
+    assert _python(code).stdout == "True\n"
