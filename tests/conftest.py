@@ -1,8 +1,11 @@
-"""What all tests share: a tiny scenario, reproducible hypothesis, and real runs one after the other."""
+"""What all tests share: a tiny scenario, reproducible hypothesis, what was compiled, and real runs one by one."""
 
 from __future__ import annotations
 
 import copy
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,6 +50,18 @@ def template() -> Iterator[None]:
 def _start_from_the_template(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("real") is not None:
         request.getfixturevalue("template")
+
+
+COMPILED = "JAX_COMPILATION_CACHE_DIR"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let all processes of this run share what they compile: half of it would be compiled several times over."""
+    if COMPILED not in os.environ:
+        os.environ[COMPILED] = folder = tempfile.mkdtemp(prefix="psgdsim-compiled-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
