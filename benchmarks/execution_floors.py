@@ -63,6 +63,13 @@ def by_vmap(params: Any, inputs: Any, targets: Any, ids: Any) -> Any:
     return losses, apply(params, jax.tree.map(mean, gradients))
 
 
+@jax.jit
+def by_one_batch(params: Any, inputs: Any, targets: Any, ids: Any) -> Any:
+    """One round: the gradient of the mean loss over the rows of all workers; nobody's own loss or gradient is known."""
+    loss, total = gradient(params, inputs, targets, ids.reshape(-1))
+    return loss, apply(params, total)
+
+
 @functools.partial(jax.jit, static_argnums=4)
 def by_chunks(params: Any, inputs: Any, targets: Any, ids: Any, size: int) -> Any:
     """One round: gradients in chunks, with a running mean."""
@@ -104,24 +111,36 @@ def asynchronous(params: Any, versions: Any, inputs: Any, targets: Any, order: A
 
 def rounds_per_second(num_workers: int, seconds: float = 2.0) -> dict[str, float]:
     """Return the time of one synchronous round for each way to compute it [s]."""
-    params, (inputs, targets) = init(), data()
-    generator = np.random.default_rng(1)
+    params, (inputs, targets), generator = init(), data(), np.random.default_rng(1)
     ways: dict[str, Callable[[Any, Any], Any]] = {"scan": lambda p, ids: by_scan(p, inputs, targets, ids)}
     if num_workers <= 512:
         ways["vmap"] = lambda p, ids: by_vmap(p, inputs, targets, ids)
     for size in (16, 64):
         if num_workers > size:
             ways[f"vmap_in_chunks_of_{size}"] = lambda p, ids, size=size: by_chunks(p, inputs, targets, ids, size)
-    found = {}
-    for name, way in ways.items():
-        jax.block_until_ready(way(params, generator.integers(0, 10_000, (num_workers, ROWS))))
-        current, count, start = params, 0, time.perf_counter()
-        while count < 2 or time.perf_counter() - start < seconds:
-            _, current = way(current, generator.integers(0, 10_000, (num_workers, ROWS)))
-            jax.block_until_ready(current)
-            count += 1
-        found[name] = (time.perf_counter() - start) / count
-    return found
+    return {name: _round_time(way, params, num_workers, generator, seconds) for name, way in ways.items()}
+
+
+def one_batch_time(num_workers: int, seconds: float = 2.0) -> float:
+    """Return the time of one synchronous round as one big batch, [s].
+
+    That is less than a simulation has to do, which knows each worker's loss.
+    """
+    inputs, targets = data()
+    generator = np.random.default_rng(1)
+    return _round_time(lambda p, ids: by_one_batch(p, inputs, targets, ids), init(), num_workers, generator, seconds)
+
+
+def _round_time(
+    way: Callable[[Any, Any], Any], params: Any, num_workers: int, generator: np.random.Generator, seconds: float
+) -> float:
+    jax.block_until_ready(way(params, generator.integers(0, 10_000, (num_workers, ROWS))))
+    count, start = 0, time.perf_counter()
+    while count < 2 or time.perf_counter() - start < seconds:
+        _, params = way(params, generator.integers(0, 10_000, (num_workers, ROWS)))
+        jax.block_until_ready(params)
+        count += 1
+    return (time.perf_counter() - start) / count
 
 
 def update_time(num_workers: int, seconds: float = 2.0, sizes: tuple[int, ...] = SIZES) -> float:

@@ -12,6 +12,9 @@ psgdsim makes the first 10,000 gradients of a run one by one, and the rest by a 
 a long run. So it is measured twice: in a run as long as that of `sync_sgd.py` (`ratio`), and in one of as many rounds
 as the peer's (`ratio_in_short_runs`). A peer's time per round does not depend on the number of rounds.
 
+`one_batch_s` is what the round's arithmetic takes in plain jax, as one gradient over the rows of all clients, without
+messages, times, or what any client lost; `bound` is the ratio that a simulator would have which cost nothing but that.
+
 What may be unfair: psgdsim also simulates a network and writes records, which no peer does. It knows that all clients
 start from the same parameters and may sum up their gradients as one; the peers train models that differ per client, as
 federated averaging with several steps needs, and PyTorch does so for two of them. Peers are made for accelerators and
@@ -40,6 +43,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
 
+from execution_floors import one_batch_time  # noqa: E402
 from sync_sgd import STRATEGIES, round_time, scenario_of  # noqa: E402
 
 STRATEGY = STRATEGIES["parameter_server"]
@@ -118,7 +122,7 @@ def compare(name: str, num_clients: int, num_pairs: int) -> dict[str, Any]:
     """Measure psgdsim and a peer in turn."""
     short, long = PEERS[name].rounds.get(num_clients, 12), max(24, 20_000 // num_clients)
     interpreter_of(name)
-    own, own_short, others = [], [], []
+    own, own_short, others, bare = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data.npz"
         write_data(num_clients, data)
@@ -126,6 +130,7 @@ def compare(name: str, num_clients: int, num_pairs: int) -> dict[str, Any]:
             own.append(round_time(num_clients, STRATEGY, long))
             others.append(measure_peer(name, num_clients, short, data))
             own_short.append(round_time(num_clients, STRATEGY, short))
+            bare.append(one_batch_time(num_clients))
     peer_s = [each["round_s"] for each in others]
     return {
         "peer": name,
@@ -134,8 +139,10 @@ def compare(name: str, num_clients: int, num_pairs: int) -> dict[str, Any]:
         "psgdsim_round_s": own,
         "psgdsim_round_s_in_short_runs": own_short,
         "peer_round_s": peer_s,
+        "one_batch_s": bare,
         "peer_losses": others[-1]["losses"],
         "ratio": statistics.median(peer_s) / statistics.median(own),
+        "bound": statistics.median(peer_s) / statistics.median(bare),
         "ratio_in_short_runs": statistics.median(peer_s) / statistics.median(own_short),
     }
 

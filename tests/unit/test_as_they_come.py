@@ -54,6 +54,8 @@ SPEC: dict[str, Any] = {
 SLOW_LINK = {"kind": "star", "bandwidth": "2 Mbit/s", "latency": "50 us"}
 CONSTANT = {"kind": "constant", "time": "1 ms"}
 DECAY = {"kind": "cosine", "total_steps": 10}
+WITHOUT: dict[str, Any] = {"evaluate": {"every": None}}
+"""No evaluations: each cuts the updates of the run message by message into chains of other lengths, to be compiled."""
 
 CASES: dict[str, dict[str, Any]] = {
     "many": {},
@@ -66,17 +68,18 @@ CASES: dict[str, dict[str, Any]] = {
     "no_latency": {"topology": {**SLOW_LINK, "latency": "0 s"}},
     "headers": {"network": {"message_overhead": {"nbytes": "66 B"}}},
     "momentum_and_a_schedule": {
+        **WITHOUT,
         "optimizer": {"kind": "momentum", "learning_rate": 0.05, "schedule": DECAY},
     },
     "max_time": {"max_steps": None, "max_time": "20 ms"},
     "target": {"target_accuracy": 0.8, "max_steps": 40, "evaluate": {"every": "1 step"}},
     "last_rows_only": {"trace": "off"},
-    "delay_compensation": {"strategy": {**SERVER, "delay_compensation": {"kind": "adaptive"}}},
-    "codec_with_memory": {"codec": {"kind": "error_feedback", "codec": {"kind": "top_k", "ratio": 0.25}}},
-    "random_codec": {"codec": {"kind": "qsgd", "levels": 4}},
-    "adam": {"optimizer": {"kind": "adam", "learning_rate": 0.01}},
+    "delay_compensation": {**WITHOUT, "strategy": {**SERVER, "delay_compensation": {"kind": "adaptive"}}},
+    "codec_with_memory": {**WITHOUT, "codec": {"kind": "error_feedback", "codec": {"kind": "top_k", "ratio": 0.25}}},
+    "random_codec": {**WITHOUT, "codec": {"kind": "qsgd", "levels": 4}},
+    "adam": {**WITHOUT, "optimizer": {"kind": "adam", "learning_rate": 0.01}},
     "drop": {"strategy": {**SERVER, "on_peer_loss": "drop"}},
-    "no_evaluations": {"evaluate": {"every": None}},
+    "no_evaluations": WITHOUT,
 }
 
 
@@ -265,7 +268,7 @@ def test_updates_that_are_left_out_are_counted() -> None:
         is_bad = jax.random.randint(key, (), 0, 3) == 0
         return jax.tree.map(lambda leaf: jnp.where(is_bad & (leaf != 0), jnp.inf, leaf), update), state
 
-    experiment = with_codec(codec_of(encode), on_nonfinite="skip")
+    experiment = with_codec(codec_of(encode), **WITHOUT, on_nonfinite="skip")
     one, other = Simulation(experiment).run(), run_as_a_whole(experiment)
     replaced = [report.num_replaced for report in one.reports]
     assert [report.num_replaced for report in other.reports] == replaced

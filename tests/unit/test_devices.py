@@ -14,6 +14,8 @@ import device_runs
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.xdist_group("devices")  # all need what one process has done
+
 NUM_DEVICES = 4
 TOLERANCE = 1e-5
 """Largest difference of a parameter, relative to the largest parameter."""
