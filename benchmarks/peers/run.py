@@ -8,9 +8,9 @@ versions. They are measured in turn, `--pairs` times; a ratio is the median of t
 median of psgdsim's, so above 1 psgdsim is faster. No compiling, no start: peers count the second half of their rounds,
 psgdsim by how much a run of twice as many rounds takes longer, with all that it puts off to its end.
 
-psgdsim makes the first 10,000 gradients of a run one by one, and the rest by a program that is worth compiling only for
-a long run. So it is measured twice: in a run as long as that of `sync_sgd.py` (`ratio`), and in one of as many rounds
-as the peer's (`ratio_in_short_runs`). A peer's time per round does not depend on the number of rounds.
+psgdsim makes the gradients of few workers one by one if they are fewer than 1,000 in the whole run, as another program
+is not worth compiling then. So it is measured twice: in a run as long as that of `sync_sgd.py` (`ratio`), and in one of
+as many rounds as the peer's (`ratio_in_short_runs`). A peer's time per round does not depend on the number of rounds.
 
 `one_batch_s` is what the round's arithmetic takes in plain jax, as one gradient over the rows of all clients, without
 messages, times, or what any client lost; `bound` is the ratio that a simulator would have which cost nothing but that.

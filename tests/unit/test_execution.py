@@ -14,6 +14,7 @@ import pytest
 from psgdsim.compilation import compile_clock
 from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import Experiment, build
+from psgdsim.sim.execution import pays_off
 from psgdsim.testing.checks import Check
 from psgdsim.testing.training import run_scenario
 from psgdsim.testing.verify_execution import (
@@ -135,3 +136,13 @@ def test_a_synchronous_round_compiles_once_however_many_rounds_there_are() -> No
         run_in_batches(experiment, max_gradients=16)
         counts.append(clock.num_programs - before)
     assert counts[1] <= counts[0]
+
+
+@pytest.mark.parametrize(("num_ranks", "num_gradients"), [(8, 1001), (33, 33), (8, math.inf)])
+def test_long_runs_and_those_of_many_ranks_are_compiled_as_a_whole(num_ranks: int, num_gradients: float) -> None:
+    assert pays_off(num_ranks, num_gradients)
+
+
+@pytest.mark.parametrize(("num_ranks", "num_gradients"), [(8, 1000), (32, 32)])
+def test_short_runs_of_few_ranks_are_not(num_ranks: int, num_gradients: float) -> None:
+    assert not pays_off(num_ranks, num_gradients)

@@ -9,6 +9,9 @@ from psgdsim.node import Kernel
 NUM_ALONE: Final = 10_000
 """So many calls of a batched run of few ranks are made at once, one by one: compiling for batches pays later only."""
 
+FEW_GRADIENTS: Final = 1_000
+"""With more, a run that is simulated as a whole pays, also of few ranks: it compiles a handful of programs."""
+
 FEW_RANKS: Final = 32
 """With more, batches pay within a few steps, and a step made call by call would not fit in memory."""
 
@@ -30,13 +33,13 @@ class Execution(Protocol):
 
 
 def pays_off(num_ranks: int, num_gradients: float) -> bool:
-    """Whether to compile for batches pays from the first call on.
+    """Whether it pays to compile what simulates a run as a whole.
 
     Args:
         num_ranks: how many ranks there are.
         num_gradients: how many gradients they compute in all.
     """
-    return num_ranks > FEW_RANKS or num_gradients > NUM_ALONE
+    return num_ranks > FEW_RANKS or num_gradients > FEW_GRADIENTS
 
 
 def make(kind: str, num_ranks: int, num_in_step: int = 0) -> Execution:
