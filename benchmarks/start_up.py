@@ -1,10 +1,10 @@
 """Measure what starting costs: the command's help, and a scenario until its first step has ended.
 
 The help is a process of its own, its processor time without that of a Python that does nothing. The first step is
-that of a scenario in the simulator, in a process of its own, from its start on: imports, data, compiling, one step. The
-cache of compiled programs is warm (a first process fills it).
+that of `ccdc_8nodes` in the simulator, in a process of its own, from its start on: imports, data, compiling, one step.
+The cache of compiled programs is warm (a first process fills it).
 
-    python benchmarks/start_up.py [--repeats N] [FILE]
+    python benchmarks/start_up.py [--repeats N]
 
 Prints JSON; seconds, the best of the repeats.
 """
@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-DEFAULT = Path(__file__).parents[1] / "scenarios" / "ccdc_8nodes.yaml"
+SCENARIO = Path(__file__).parents[1] / "scenarios" / "ccdc_8nodes.yaml"
 
 FIRST_STEP = """
 import os, sys
@@ -39,11 +39,11 @@ def cpu_of(*arguments: str) -> float:
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
-def first_step(scenario: Path) -> tuple[float, float]:
-    """Return the wall time and the processor time of a process that ends with a scenario's first step [s]."""
+def first_step() -> tuple[float, float]:
+    """Return the wall time and the processor time of a process that ends with the scenario's first step [s]."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        cpu = cpu_of("-c", FIRST_STEP, str(scenario), str(Path(folder) / "run"))
+        cpu = cpu_of("-c", FIRST_STEP, str(SCENARIO), str(Path(folder) / "run"))
         return time.perf_counter() - start, cpu
 
 
@@ -52,20 +52,18 @@ def main() -> None:
     from psgdsim.results import versions
 
     parser = argparse.ArgumentParser(description="Measure what starting costs.")
-    parser.add_argument("scenario", metavar="FILE", nargs="?", type=Path, default=DEFAULT)
     parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
-    repeats = range(arguments.repeats)
+    repeats = range(parser.parse_args().repeats)
     python = min(cpu_of("-c", "pass") for _ in repeats)
     help_s = min(cpu_of("-m", "psgdsim", "--help") for _ in repeats)
-    first_step(arguments.scenario)
-    walls, cpus = zip(*[first_step(arguments.scenario) for _ in repeats], strict=True)
+    first_step()
+    walls, cpus = zip(*[first_step() for _ in repeats], strict=True)
     about = {"cores": os.cpu_count(), "versions": versions()}
     found = {
         "python_cpu_s": python,
         "help_cpu_s": help_s,
         "help_beyond_python_cpu_s": help_s - python,
-        "scenario": arguments.scenario.name,
+        "scenario": SCENARIO.name,
         "first_step_wall_s": min(walls),
         "first_step_cpu_s": min(cpus),
     }

@@ -77,7 +77,7 @@ def run_time(num_workers: int, strategy: dict[str, Any], steps: int, **changes: 
 
 
 def num_steps(num_workers: int) -> int:
-    """Return how many rounds the shorter of two runs has: more gradients than few ranks compute one by one at first."""
+    """Return how many rounds the shorter of two runs has: about as many gradients, whatever the number of workers."""
     return max(12, 10_400 // num_workers)
 
 

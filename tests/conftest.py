@@ -16,6 +16,8 @@ from hypothesis import settings
 settings.register_profile("psgdsim", derandomize=True, deadline=None, database=None)
 settings.load_profile("psgdsim")
 
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+
 TINY: dict[str, Any] = {
     "name": "tiny",
     "seed": 1,
@@ -52,16 +54,15 @@ def _start_from_the_template(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("template")
 
 
-COMPILED = "JAX_COMPILATION_CACHE_DIR"
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Let all processes of this run share what they compile: half of it would be compiled several times over."""
-    if COMPILED not in os.environ:
-        os.environ[COMPILED] = folder = tempfile.mkdtemp(prefix="psgdsim-compiled-")
-        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    if CACHE in os.environ or "PSGDSIM_CACHE_DIR" in os.environ:
+        return
+    os.environ[CACHE] = folder = tempfile.mkdtemp(prefix="psgdsim-compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    config.add_cleanup(lambda: os.environ.pop(CACHE))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -79,12 +79,14 @@ def test_what_is_imported_is_declared() -> None:
 
 def test_public_names() -> None:
     parts = {f"register_{family}" for family in ("codec", "dataset", "model", "strategy", "topology")}
-    assert set(dir(psgdsim)) == parts | {"run", "load_run", "RunResult", "__version__"}
+    assert set(psgdsim.__all__) == parts | {"errors", "run", "load_run", "RunResult"}
+    assert set(psgdsim.__all__) <= set(dir(psgdsim))
+    assert all(callable(getattr(psgdsim, name)) for name in parts)
     assert psgdsim.load_run is results.load_run
     with pytest.raises(AttributeError, match="no attribute 'load_runs'"):
         psgdsim.load_runs()
 
 
-def test_run_is_the_function_however_much_is_imported() -> None:
-    code = "import psgdsim.entry, psgdsim.results, psgdsim; print(psgdsim.run is psgdsim.entry.run)"
+def test_all_public_names_can_be_imported_and_run_is_the_function_however_much_is_imported() -> None:
+    code = "import psgdsim.entry, psgdsim.results\nfrom psgdsim import *\nprint(run is psgdsim.entry.run)"
     assert _python(code).stdout == "True\n"

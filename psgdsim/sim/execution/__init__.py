@@ -33,7 +33,7 @@ class Execution(Protocol):
 
 
 def pays_off(num_ranks: int, num_gradients: float) -> bool:
-    """Whether it pays to compile what simulates a run as a whole.
+    """Return whether it pays to compile what simulates a run as a whole.
 
     Args:
         num_ranks: how many ranks there are.
