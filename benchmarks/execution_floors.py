@@ -109,7 +109,7 @@ def asynchronous(params: Any, versions: Any, inputs: Any, targets: Any, order: A
     return jax.lax.scan(step, (params, versions), (order, ids))
 
 
-def rounds_per_second(num_workers: int, seconds: float = 2.0) -> dict[str, float]:
+def round_times(num_workers: int, seconds: float = 2.0) -> dict[str, float]:
     """Return the time of one synchronous round for each way to compute it [s]."""
     params, (inputs, targets), generator = init(), data(), np.random.default_rng(1)
     ways: dict[str, Callable[[Any, Any], Any]] = {"scan": lambda p, ids: by_scan(p, inputs, targets, ids)}
@@ -122,7 +122,7 @@ def rounds_per_second(num_workers: int, seconds: float = 2.0) -> dict[str, float
 
 
 def one_batch_time(num_workers: int, seconds: float = 2.0) -> float:
-    """Return the time of one synchronous round as one big batch, [s].
+    """Return the time of one synchronous round as one big batch [s].
 
     That is less than a simulation has to do, which knows each worker's loss.
     """

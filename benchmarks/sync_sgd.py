@@ -83,7 +83,7 @@ def num_steps(num_workers: int) -> int:
 
 def main() -> None:
     """Measure and print JSON."""
-    from execution_floors import rounds_per_second
+    from execution_floors import round_times
 
     from psgdsim.compilation import use_cache_on_disk
     from psgdsim.results import versions
@@ -93,9 +93,9 @@ def main() -> None:
     use_cache_on_disk()
     rows = []
     for num in map(int, parser.parse_args().workers.split(",")):
-        floors = rounds_per_second(num)
+        floors = round_times(num)
         times = {name: round_time(num, strategy, num_steps(num)) for name, strategy in STRATEGIES.items()}
-        again = rounds_per_second(num)
+        again = round_times(num)
         floors = {name: min(each, again[name]) for name, each in floors.items()}
         floor = min(floors.values())
         ratios = {name: each / floor for name, each in times.items()}

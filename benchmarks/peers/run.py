@@ -123,7 +123,7 @@ def compare(name: str, num_clients: int, num_pairs: int) -> dict[str, Any]:
     """Measure psgdsim and a peer in turn."""
     short, long = PEERS[name].rounds.get(num_clients, 12), max(24, 20_000 // num_clients)
     interpreter_of(name)
-    own, own_short, others, bare = [], [], [], []
+    own, own_short, others, one_batch = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data.npz"
         write_data(num_clients, data)
@@ -131,7 +131,7 @@ def compare(name: str, num_clients: int, num_pairs: int) -> dict[str, Any]:
             own.append(round_time(num_clients, STRATEGY, long))
             others.append(measure_peer(name, num_clients, short, data))
             own_short.append(round_time(num_clients, STRATEGY, short))
-            bare.append(one_batch_time(num_clients))
+            one_batch.append(one_batch_time(num_clients))
     peer_s = [each["round_s"] for each in others]
     return {
         "peer": name,
@@ -140,10 +140,10 @@ def compare(name: str, num_clients: int, num_pairs: int) -> dict[str, Any]:
         "psgdsim_round_s": own,
         "psgdsim_round_s_in_short_runs": own_short,
         "peer_round_s": peer_s,
-        "one_batch_s": bare,
+        "one_batch_s": one_batch,
         "peer_losses": others[-1]["losses"],
         "ratio": statistics.median(peer_s) / statistics.median(own),
-        "ratio_of_one_batch": statistics.median(peer_s) / statistics.median(bare),
+        "ratio_of_one_batch": statistics.median(peer_s) / statistics.median(one_batch),
         "ratio_in_short_runs": statistics.median(peer_s) / statistics.median(own_short),
     }
 
