@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import Final
 
 import numpy as np
 import simpy
@@ -10,7 +12,10 @@ import simpy
 from psgdsim.sim.bundles import SMALLEST, Bundle, Routes, together
 from psgdsim.sim.carriers import FluidCarrier, Message
 from psgdsim.sim.paths import MAX_CACHED
-from psgdsim.sim.sharing import Floats
+from psgdsim.sim.sharing import Floats, Ints
+
+FEWEST: Final = 4
+"""Fewer messages than this are sent one by one, though they are of one size."""
 
 OnArrivals = Callable[[list[int]], None]
 
@@ -83,7 +88,7 @@ class Bundler:
         header: float,
     ) -> None:
         self._route, self._latency, self._carrier, self._header = route, latency, carrier, header
-        self._known: dict[tuple[Sequence[int], Sequence[int]], tuple[Routes, Floats]] = {}
+        self._known: dict[tuple[Sequence[int], Sequence[int]], Ways] = {}
         self._num_known = 0  # pairs of hosts in them
 
     def forget(self) -> None:
@@ -100,24 +105,53 @@ class Bundler:
             nbytes: the payload of each.
             batch: told when they have arrived.
         """
-        if len(srcs) < SMALLEST:
-            return range(len(srcs))
-        routes, delays = self._routes(tuple(srcs), tuple(dsts))
+        num = len(srcs)
+        if num < FEWEST:
+            return range(num)
+        size = 8.0 * nbytes[0] + self._header
+        is_one_size = size > 0 and nbytes.count(nbytes[0]) == num
+        if num < SMALLEST and not is_one_size:
+            return range(num)
+        ways = self._ways(tuple(srcs), tuple(dsts))
+        if is_one_size:
+            parts, alone = ways.parts
+            for routes, members, delay in parts:
+                self._carrier.start_bundle(Bundle(routes, size, members, batch), delay)
+            return alone
         nbits = 8.0 * np.asarray(nbytes, float) + self._header
-        groups, alone = together(delays, nbits, routes.lengths)
+        groups, alone = together(ways.delays, nbits, ways.routes.lengths)
         for members in groups:
             first = members[0]
-            bundle = Bundle(routes.select(members), float(nbits[first]), members, batch)
-            self._carrier.start_bundle(bundle, float(delays[first]))
+            bundle = Bundle(ways.routes.select(members), float(nbits[first]), members, batch)
+            self._carrier.start_bundle(bundle, float(ways.delays[first]))
         return alone
 
-    def _routes(self, srcs: tuple[int, ...], dsts: tuple[int, ...]) -> tuple[Routes, Floats]:
-        """Return the routes between pairs of hosts, and the latency of each [s]."""
+    def _ways(self, srcs: tuple[int, ...], dsts: tuple[int, ...]) -> Ways:
+        """Return how messages get from hosts to hosts."""
         known = self._known.get((srcs, dsts))
         if known is None:
             if self._num_known + len(srcs) > MAX_CACHED:
                 self.forget()
             self._num_known += len(srcs)
             routes = Routes.of(list(map(self._route, srcs, dsts)))
-            known = self._known[srcs, dsts] = routes, routes.sums(self._latency)
+            known = self._known[srcs, dsts] = Ways(routes, routes.sums(self._latency))
         return known
+
+
+class Ways:
+    """How messages get from some hosts to others.
+
+    Args:
+        routes: the links that each crosses.
+        delays: the latency of each [s].
+    """
+
+    def __init__(self, routes: Routes, delays: Floats) -> None:
+        self.routes, self.delays = routes, delays
+
+    @cached_property
+    def parts(self) -> tuple[list[tuple[Routes, Ints, float]], list[int]]:
+        """Which of them go together if all have one size: routes, places and delay of each bundle; and the others."""
+        num = len(self.delays)
+        groups, alone = together(self.delays, np.ones(num), self.routes.lengths, FEWEST if num < SMALLEST else None)
+        return [(self.routes.select(places), places, float(self.delays[places[0]])) for places in groups], alone

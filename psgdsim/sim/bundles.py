@@ -124,6 +124,11 @@ class Bundle(Flow):
         super().__init__(routes.path, nbits, owner)
         self.routes, self.members = routes, members
 
+    @property
+    def is_small(self) -> bool:
+        """Whether its members had better go one by one where they meet others."""
+        return len(self.members) < SMALLEST
+
     def split(self, level: Floats) -> list[Bundle]:
         """Return a bundle for the members of each level; where those are few, one for each.
 
@@ -142,8 +147,9 @@ class Bundle(Flow):
                 parts.append(self._part(self.routes.select(group), group))
         return parts + self.loose(np.sort(np.concatenate(singles))) if singles else parts
 
-    def loose(self, members: Ints) -> list[Bundle]:
-        """Return a bundle for each of some members, by their places."""
+    def loose(self, members: Ints | None = None) -> list[Bundle]:
+        """Return a bundle for each of some members, by their places; by default for all."""
+        members = np.arange(len(self.members)) if members is None else members
         routes = self.routes.singles(members)
         return [self._part(each, members[i : i + 1]) for i, each in enumerate(routes)]
 
@@ -151,13 +157,14 @@ class Bundle(Flow):
         return Bundle(routes, self.nbits, self.members[places], self.owner)
 
 
-def together(start: Floats, nbits: Floats, lengths: Ints) -> tuple[list[Ints], list[int]]:
+def together(start: Floats, nbits: Floats, lengths: Ints, smallest: int | None = None) -> tuple[list[Ints], list[int]]:
     """Return which flows can be bundles.
 
     Args:
         start: when each flow enters [s].
         nbits: its size.
         lengths: how many links it crosses.
+        smallest: of how many flows a bundle consists at least; `SMALLEST` by default.
 
     Returns:
         The members of each bundle, ascending; and those that enter one by one, ascending.
@@ -168,7 +175,7 @@ def together(start: Floats, nbits: Floats, lengths: Ints) -> tuple[list[Ints], l
     edges = np.array([0, *(np.flatnonzero(is_new) + 1), len(order)])
     is_alone = np.ones(len(nbits), bool)
     groups = []
-    for i in np.flatnonzero(np.diff(edges) >= SMALLEST):
+    for i in np.flatnonzero(np.diff(edges) >= (SMALLEST if smallest is None else smallest)):
         groups.append(order[edges[i] : edges[i + 1]])
         is_alone[groups[-1]] = False
     return groups, np.flatnonzero(is_alone).tolist()

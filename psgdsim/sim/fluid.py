@@ -15,13 +15,16 @@ from typing import Final
 
 import numpy as np
 
-from psgdsim.sim.bundles import FULL, Bundle, are_even, split_uneven
+from psgdsim.sim.bundles import FULL, Bundle, Routes, are_even, split_uneven
 from psgdsim.sim.crowds import Crowds
 from psgdsim.sim.flow_table import Flow, FlowTable
 from psgdsim.sim.sharing import Floats, few_levels
 
 FEW: Final = 16
 """Up to so many flows are followed link by link and shared in Python."""
+
+MAX_KNOWN: Final = 1024
+"""Of so many bundles' routes is remembered whether they are even."""
 
 SAME_TIME: Final = 4e-15
 """Flows whose finish times differ by less, relatively, end together: rounding must not tell them apart."""
@@ -43,6 +46,7 @@ class FluidLinks:
         self._newcomers: dict[Flow, None] = {}  # those that have no rate yet
         self._flows: dict[Flow, None] = {}
         self._bundles: dict[Bundle, None] = {}
+        self._even: dict[Routes, bool] = {}  # while no bandwidth changes
         self._num_added = 0
         self._table = FlowTable(num)
         self._crowds = Crowds(self._bandwidth, self._on, self._table)
@@ -96,19 +100,29 @@ class FluidLinks:
         """Let a bundle in, as `add` does a flow."""
         finish = self.add(bundle, now)
         self._bundles[bundle] = None
-        if bundle in self._newcomers or self._is_even(bundle):
+        if bundle not in self._newcomers and self._is_even(bundle):
             return finish
-        self._newcomers[bundle] = None
         self._dirty.update(dict.fromkeys(bundle.path.links))
+        if bundle.is_small:
+            self._newcomers.pop(bundle, None)
+            self._newcomers.update(dict.fromkeys(self._loosen(bundle, now)))
+        else:
+            self._newcomers[bundle] = None
         return math.inf
 
     def _is_even(self, bundle: Bundle) -> bool:
         """Whether the members of a bundle that is alone on its links all go at one rate."""
-        rate, full = self._table.rate(bundle), np.full(len(self._capacity), np.inf)
-        for link, weight in zip(bundle.path.links, bundle.path.weights, strict=True):
-            if weight * rate >= self._bandwidth[link] * (1 - FULL):
-                full[link] = rate
-        return bundle.routes.are_stopped(full, np.full(len(bundle.members), rate))
+        is_even = self._even.get(bundle.routes)
+        if is_even is None:
+            if len(self._even) == MAX_KNOWN:
+                self._even.clear()
+            rate, full = self._table.rate(bundle), np.full(len(self._capacity), np.inf)
+            for link, weight in zip(bundle.path.links, bundle.path.weights, strict=True):
+                if weight * rate >= self._bandwidth[link] * (1 - FULL):
+                    full[link] = rate
+            is_even = bundle.routes.are_stopped(full, np.full(len(bundle.members), rate))
+            self._even[bundle.routes] = is_even
+        return is_even
 
     def end(self, flow: Flow, now: float, *, is_complete: bool = True) -> None:
         """Take a flow out: it has arrived, or it is given up."""
@@ -135,6 +149,7 @@ class FluidLinks:
         self._busy[link] = self._busy_for(link)
         self._granted[link] = 0.0
         self._bandwidth[link] = bandwidth
+        self._even.clear()
         self._dirty[link] = None
 
     def next_finish(self) -> float:
@@ -202,6 +217,11 @@ class FluidLinks:
         if not changed:
             return
         reached = self._reached(changed)
+        small = [] if reached is None else [each for each in self._bundles if each.is_small and each in reached[0]]
+        if small:
+            for bundle in small:
+                self._loosen(bundle, now)
+            reached = self._reached(changed)
         if reached is None or not self._bundles.keys().isdisjoint(reached[0]):
             self._share_all(now)
             self._crowds.consider(changed, now)
@@ -222,6 +242,14 @@ class FluidLinks:
             self._replace(bundle, parts, now)
         if uneven:
             self._table.share(self._capacity, now)
+
+    def _loosen(self, bundle: Bundle, now: float) -> list[Bundle]:
+        """Let the members of a bundle go on one by one, as quickly as they did."""
+        parts, rate = bundle.loose(), self._table.rate(bundle)
+        self._replace(bundle, parts, now)
+        for part in parts:
+            self._table.set_rate(part, rate, now)
+        return parts
 
     def _replace(self, bundle: Bundle, parts: Iterable[Bundle], now: float) -> None:
         """Let the parts of a bundle go on in its place."""

@@ -21,9 +21,10 @@ NEVER = 10**9
 
 
 @contextlib.contextmanager
-def bundles_of(smallest):
-    """Let so few flows be a bundle, and so few members stay one when it falls apart."""
+def bundles_of(smallest, fewest=1):
+    """Let so few flows be a bundle, and so few members stay one when it falls apart; fewer go alone or one by one."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("psgdsim.sim.batches.FEWEST", fewest)
         patch.setattr(bundles, "SMALLEST", smallest)
         patch.setattr("psgdsim.sim.batches.SMALLEST", smallest)
         yield
@@ -179,7 +180,7 @@ MODELS = {
     seed=st.integers(0, 10**6),
     num=st.integers(1, 5),
     num_hosts=st.integers(2, 7),
-    smallest=st.sampled_from([1, 2, 5]),
+    smallest=st.sampled_from([1, 2, 5, NEVER]),
 )
 def test_batches_do_what_their_messages_do(model, seed, num, num_hosts, smallest):
     topology = tree(num_hosts, seed)
@@ -193,7 +194,8 @@ def test_batches_do_what_their_messages_do(model, seed, num, num_hosts, smallest
         assert np.array(got) == pytest.approx(np.array(expected), rel=1e-9, abs=1e-3)
 
 
-def test_bundles_form_and_fall_apart_in_what_is_tested_here(monkeypatch):
+@pytest.mark.parametrize("smallest", [2, NEVER])
+def test_bundles_form_and_fall_apart_in_what_is_tested_here(smallest, monkeypatch):
     formed, ended, parts = [], [], []
     add, end, split = fluid.FluidLinks.add_bundle, fluid.FluidLinks.end, bundles.Bundle.split
 

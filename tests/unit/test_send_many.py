@@ -65,12 +65,50 @@ def test_messages_of_several_sizes_and_latencies_are_carried_as_several():
     assert run.told == [(1.25, [LAST]), (1.75, [LAST]), (2.0, list(range(LAST))), (2.0, list(range(LAST)))]
 
 
-def test_a_few_messages_enter_one_by_one():
+def test_three_messages_enter_one_by_one():
+    run = Run()
+    run.send_many(range(3), range(4, 7), [1000] * 3)
+    assert run.num_flows_at(0.5) == [3]
+    run.env.run()
+    assert run.told == [(1.0, [0, 1, 2])]
+
+
+def test_a_few_messages_are_carried_as_one_until_they_meet_another():
     run = Run()
     run.send_many(range(4), range(4, 8), [1000] * 4)
-    assert run.num_flows_at(0.5) == [4]
+    run.at(0.5, lambda: run.network.send(0, 4, 250))
+    assert run.num_flows_at(0.25, 0.75, 1.1) == [1, 5, 1]
     run.env.run()
-    assert run.told == [(1.0, [0, 1, 2, 3])]
+    assert run.told == [(1.0, [1, 2, 3]), (1.25, [0])]
+
+
+def test_a_few_messages_that_meet_others_when_they_enter_go_one_by_one():
+    run = Run()
+    run.network.send(0, 4, 250)
+    run.send_many(range(4), range(4, 8), [1000] * 4)
+    assert run.num_flows_at(0.25, 0.75) == [5, 4]
+    run.env.run()
+    assert run.told == [(1.0, [1, 2, 3]), (1.25, [0])]
+
+
+def test_a_few_messages_of_unlike_speed_go_one_by_one():
+    run = Run()
+    run.network.set_link(2, bandwidth=4e3)
+    for _ in range(2):  # the second time by what is remembered of the first
+        run.send_many(range(4), range(4, 8), [1000] * 4)
+        assert run.num_flows_at(run.env.now + 0.5) == [4]
+        run.env.run()
+    assert run.told == [(1.0, [0, 1, 3]), (2.0, [2]), (3.0, [0, 1, 3]), (4.0, [2])]
+
+
+def test_what_is_remembered_of_routes_is_forgotten_when_a_link_changes():
+    run = Run()
+    for bandwidth, num in ((4e3, 4), (8e3, 1), (4e3, 4)):
+        run.network.set_link(2, bandwidth=bandwidth)
+        run.env.run()
+        run.send_many(range(4), range(4, 8), [1000] * 4)
+        assert run.num_flows_at(run.env.now + 0.5) == [num]
+        run.env.run()
 
 
 def test_another_message_slows_only_the_one_that_it_meets():
