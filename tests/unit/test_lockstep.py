@@ -18,7 +18,9 @@ from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import Experiment, build
 from psgdsim.sim import driver
 from psgdsim.sim.driver import Simulation, can_be_in_step, run_sim
+from psgdsim.sim.execution import lane_job
 from psgdsim.sim.execution.compiled import Compiled
+from psgdsim.sim.execution.rounds import Rounds
 from psgdsim.strategies.base import Strategy
 from psgdsim.task import Task
 from psgdsim.testing.checks import Check
@@ -105,25 +107,69 @@ def test_ranks_that_are_carried_on_as_one_are_those_that_are_not(case: str) -> N
             }
 
 
-@pytest.mark.parametrize("changes", [{}, {"strategy": SERVER}, {"strategy": SERVER, "codec": TOP_K}])
-def test_a_round_is_one_program(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    programs: list[Any] = []
+ROUNDS: list[dict[str, Any]] = [{}, {"strategy": SERVER}, {"strategy": SERVER, "codec": TOP_K}]
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, int]]:
+    """Return a list that gets each compiled call: what is called, and how many rounds it runs (1 for what is none)."""
+    found: list[tuple[Any, int]] = []
     call = Compiled.call
 
-    def counted(self: Compiled, what: Any, *arguments: Any) -> Any:
-        programs.append(what)
-        return call(self, what, *arguments)
+    def counted(self: Compiled, what: Any, compiler: Any, *arguments: Any) -> Any:
+        found.append((what, int(arguments[0]) if isinstance(what, Rounds) else 1))
+        return call(self, what, compiler, *arguments)
 
     monkeypatch.setattr(Compiled, "call", counted)
+    return found
+
+
+def run_as_one(**changes: Any) -> Outcome:
+    """Return the outcome of running ranks as one."""
+    outcome = Simulation(experiment_of(**changes), is_lockstep=True).run()
+    assert outcome.error is None
+    return outcome
+
+
+@pytest.mark.parametrize("changes", ROUNDS)
+def test_a_round_is_one_program(
+    changes: dict[str, Any], programs: list[tuple[Any, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane_job, "MAX_NBYTES", 0)
     nums = []
     for steps in (8, 16):
         programs.clear()
-        outcome = Simulation(
-            experiment_of(**changes, max_steps=steps, evaluate={"every": None}), is_lockstep=True
-        ).run()
-        assert outcome.error is None
+        run_as_one(**changes, max_steps=steps, evaluate={"every": None})
+        assert all(num == 1 for _, num in programs)
         nums.append(len(programs))
     assert nums[1] - nums[0] == 8
+
+
+@pytest.mark.parametrize("changes", ROUNDS)
+def test_rounds_that_are_alike_run_in_one_call(changes: dict[str, Any], programs: list[tuple[Any, int]]) -> None:
+    run_as_one(**changes, max_steps=40, evaluate={"every": None})
+    rounds = [(what, num) for what, num in programs if isinstance(what, Rounds)]
+    assert len({what for what, _ in rounds}) == 1, "compiled more than once"
+    assert sum(num for _, num in rounds) >= 38
+    assert len(programs) < 10
+
+
+def test_what_is_wanted_of_a_round_in_between_is_there(programs: list[tuple[Any, int]]) -> None:
+    changes: dict[str, Any] = {"strategy": SERVER, "max_steps": 16, "evaluate": {"every": "7 steps"}}
+    together = run_as_one(**changes)
+    assert max(num for _, num in programs) > 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lane_job, "NUM_ROUNDS", 1)
+        apart = run_as_one(**changes)
+    assert wrong(compare_outcomes("rounds", apart, together, TOLERANCE)) == []
+    assert {row["step"] for row in together.evals} == {7, 14, 16}
+
+
+def test_rounds_take_up_what_the_rounds_before_them_have_left() -> None:
+    """Copies of each rank, buffers of its own, and a step that its learning rate depends on."""
+    optimizer = {"kind": "momentum", "learning_rate": 0.1, "schedule": {"kind": "step_decay", "every_steps": 5}}
+    one, other = run_both_ways(experiment_of(strategy={**LOCAL, "period": 9}, optimizer=optimizer, max_steps=24))
+    assert wrong(compare_outcomes("schedule", one, other, 10 * TOLERANCE)) == []
 
 
 def test_replicas_carried_on_as_one_end_with_the_same_parameters() -> None:

@@ -21,6 +21,9 @@ MAX_STEPS: Final = 16
 MAX_GRADIENTS: Final = 1024
 """So many gradients are put off at most by all ranks together, or two per rank if that is more."""
 
+FEW_STEPS: Final = 8
+"""So many gradients per rank are put off anyway where ranks are carried on as one: what that holds is small."""
+
 
 class Execution(Protocol):
     """Whoever computes values."""
@@ -59,5 +62,5 @@ def make(kind: str, num_ranks: int, num_in_step: int = 0) -> Execution:
 
     max_gradients = max(min(MAX_GRADIENTS, MAX_STEPS * num_ranks), 2 * num_ranks)
     if num_in_step:
-        return LaneBatched(num_in_step, max_gradients)
+        return LaneBatched(num_in_step, max(max_gradients, FEW_STEPS * num_in_step))
     return Batched(max_gradients, NUM_ALONE if num_ranks <= FEW_RANKS else 0)

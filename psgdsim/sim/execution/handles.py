@@ -43,6 +43,58 @@ class Stack:
 
         return np.asarray(self.array)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the array has been computed, so that reading it does not wait."""
+        return bool(self.array.is_ready())
+
+
+class Layers:
+    """One array for each of several rounds that ran in one call.
+
+    Args:
+        array: all of them, along a first axis.
+    """
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    @cached_property
+    def numbers(self) -> Any:
+        """The numbers."""
+        import numpy as np
+
+        return np.asarray(self.array)
+
+
+class Layer(Stack):
+    """What one round has of that; it is taken out only if somebody asks for it.
+
+    Args:
+        layers: of all rounds.
+        place: which one.
+        num: as of a stack.
+    """
+
+    def __init__(self, layers: Layers, place: int, num: int) -> None:
+        self._layers, self._place, self.num = layers, place, num
+        self.family = None
+
+    @cached_property
+    def array(self) -> Any:
+        """The array."""
+        return self._layers.array[self._place]
+
+    @property
+    def numbers(self) -> Any:
+        """The numbers."""
+        return self._layers.numbers[self._place]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the array has been computed."""
+        return bool(self._layers.array.is_ready())
+
 
 class Family:
     """The slots of a chain's results after it has run: a stack for each leaf, a row for each version.
@@ -169,7 +221,7 @@ class Handle(Value):
     @property
     def is_ready(self) -> bool:
         """Whether the numbers are there, so that reading them does not wait."""
-        return self.stack is not None and bool(self.stack.array.is_ready())
+        return self.stack is not None and self.stack.is_ready
 
     @property
     def array(self) -> Any:
@@ -183,8 +235,8 @@ class Handle(Value):
         import numpy as np
 
         stack = self.ready
-        if self.shape == () and stack.num:
-            return stack.numbers[self.row]
+        if self.shape == ():
+            return stack.numbers[self.row] if stack.num else stack.numbers
         return np.asarray(self.array)
 
     @property

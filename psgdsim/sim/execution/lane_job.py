@@ -1,7 +1,8 @@
-"""One segment whose rows are ranks that are carried on as one, made ready and run."""
+"""Rounds of ranks that are carried on as one, made ready and run: each is a segment whose rows are the ranks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import numpy as np
@@ -9,162 +10,185 @@ import numpy as np
 from psgdsim.per_rank import PerRank
 from psgdsim.sim.execution import devices
 from psgdsim.sim.execution.compiled import Compiled
-from psgdsim.sim.execution.handles import Call, Handle, Stack
+from psgdsim.sim.execution.handles import Call, Handle, Layer, Layers, Stack
+from psgdsim.sim.execution.lane_draft import LaneDraft
 from psgdsim.sim.execution.lanes import LaneCall, LaneHandle, LaneTotal
-from psgdsim.sim.execution.rows import Layout, Segment, Source, Total, compile_segment
+from psgdsim.sim.execution.rounds import Rounds, compile_rounds
+from psgdsim.sim.execution.rows import Layout, Segment, Source, compile_segment
 from psgdsim.sim.execution.segment_job import padded, size_of, summed, take, wanted, weighed
 from psgdsim.sim.execution.signature import Signature
 
-MAX_STEPS: Final = 8
-"""Kernels that follow each other in a segment at most: long programs take long to compile."""
+NUM_ROUNDS: Final = 16
+"""So many rounds at most run in one call, and what is compiled for several has room for so many."""
 
-
-class LaneDraft:
-    """A call of all ranks with what follows it, and what all that needs from outside.
-
-    Args:
-        first: it waits for nothing.
-
-    Attributes:
-        num: how many ranks.
-        steps: the calls, one after the other.
-        sources: for each, where its data comes from.
-        outside: what comes from outside.
-        dtypes: of that.
-        totals: the weighted sums over the ranks.
-        total_sources: for each, where its addends come from.
-        tail: the calls that follow these, such as the update of a model that all ranks have.
-        tail_sources: for each, where its data comes from.
-    """
-
-    def __init__(self, first: LaneCall) -> None:
-        self.num = first.num
-        self.steps: list[LaneCall] = []
-        self.sources: list[tuple[Source, ...]] = []
-        self.outside: list[Any] = []
-        self.dtypes: list[Any] = []
-        self.totals: list[LaneTotal] = []
-        self.total_sources: list[Total] = []
-        self.tail: list[Call] = []
-        self.tail_sources: list[tuple[Source, ...]] = []
-        self._place: dict[Call, int] = {}
-        self._known: dict[int, int] = {}
-        self._append(first)
-        while len(self.steps) < MAX_STEPS and (follower := self._follower()) is not None:
-            self._append(follower)
-        for step in self.steps:
-            for consumer in dict.fromkeys(step.consumers):
-                if type(consumer) is LaneTotal and consumer not in self.totals and self._can_follow(consumer):
-                    self._add_total(consumer)
-        self._place.update({call: len(self.steps) + i for i, call in enumerate(self.totals)})
-        while len(self.tail) < MAX_STEPS and (after := self._next_of_tail()) is not None:
-            self.tail_sources.append(self._sources(after))
-            self._place[after] = len(self._place)
-            self.tail.append(after)
-
-    def _follower(self) -> LaneCall | None:
-        """Return a call that waits for these alone; none with another gradient, so that few programs are compiled."""
-        for step in self.steps:
-            for call in step.consumers:
-                is_new = type(call) is LaneCall and call not in self._place
-                if is_new and call.signature.kernel.kind != "gradient" and self._can_follow(call):
-                    return cast(LaneCall, call)
-        return None
-
-    def _next_of_tail(self) -> Call | None:
-        """Return a call that waits for totals, or what follows them, alone."""
-        for before in (*self.totals, *self.tail):
-            for call in before.consumers:
-                is_new = type(call) is Call and call not in self._place
-                if is_new and not call.signature.num_addends and self._can_follow(call):
-                    return call
-        return None
-
-    def _can_follow(self, call: Call) -> bool:
-        return all(leaf.call is None or leaf.call in self._place for leaf in call.inputs if isinstance(leaf, Handle))
-
-    def _append(self, call: LaneCall) -> None:
-        self.sources.append(self._sources(call))
-        self._place[call] = len(self.steps)
-        self.steps.append(call)
-
-    def _sources(self, call: Call) -> tuple[Source, ...]:
-        pairs = zip(call.inputs, call.signature.dtypes, strict=True)
-        return tuple([self._source(leaf, dtype) for leaf, dtype in pairs])
-
-    def _source(self, leaf: Any, dtype: Any) -> Source:
-        if isinstance(leaf, Handle) and leaf.call is not None:
-            return Source(self._place[leaf.call], leaf.leaf)
-        if id(leaf) not in self._known:
-            self._known[id(leaf)] = len(self.outside)
-            self.outside.append(leaf)
-            self.dtypes.append(dtype)
-        return Source(-1, self._known[id(leaf)])
-
-    def _add_total(self, call: LaneTotal) -> None:
-        if any(leaf.call is None for leaf in call.inputs):
-            return
-        dtypes = tuple(aval.dtype for aval in call.signature.out_avals)
-        self.totals.append(call)
-        self.total_sources.append(Total(tuple([self._source(leaf, None) for leaf in call.inputs]), dtypes))
-
-    def release(self) -> None:
-        """Let go of all handles: from now on one is alive only if somebody else wants it."""
-        self.outside, self._known = [], {}
-        for call in (*self.steps, *self.totals, *self.tail):
-            call.inputs = []
+MAX_NBYTES: Final = 64 << 20
+"""Rounds run in one call if what each has for itself and what goes on from one to the next is no more than so much."""
 
 
 def run_lanes(first: LaneCall, compiled: Compiled) -> list[Call]:
-    """Run a call of all ranks and what can run along with it; return what has run."""
-    draft = LaneDraft(first)
-    signatures: tuple[Signature, ...] = tuple(call.signature for call in draft.steps)
-    size, chunk = size_of(draft.num, sum(signature.row_nbytes for signature in signatures))
-    placed = [_place(leaf, dtype, size, compiled) for leaf, dtype in zip(draft.outside, draft.dtypes, strict=True)]
-    layouts = tuple(layout for _, layout in placed)
-    inputs = [devices.put(*each) for each in zip([array for array, _ in placed], devices.places(layouts), strict=True)]
-    weights = [devices.put(padded(call.weights, size), "rows") for call in draft.totals]
-    is_partial = not all(call.weights.all() for call in draft.totals)
-    del placed
-    draft.release()
-    live, is_masked = wanted(draft.steps, 0), bool(draft.totals) and (is_partial or size > draft.num)
-    segment = Segment(
-        signatures, tuple(draft.sources), layouts, live, tuple(draft.total_sources), chunk, is_masked,
-        tail=tuple(call.signature for call in draft.tail), tail_sources=tuple(draft.tail_sources),
-        tail_live=wanted([*draft.totals, *draft.tail], len(draft.steps)),
-    )  # fmt: skip
-    if not is_partial:
-        segment = summed(segment, size)
-    consts = [compiled.consts(signature) for signature in (*signatures, *segment.tail)]
-    if segment.is_summed:
-        consts[0] = compiled.consts(cast(Signature, signatures[0].objective))
-    arrays, others = compiled.call(segment, compile_segment, consts, inputs, weights)
-    calls = [*draft.steps, *draft.totals, *draft.tail]
-    for source, array in zip(live, arrays, strict=True):
-        calls[source.step].settle(source.leaf, Stack(array, size))
-    for source, array in zip(segment.tail_live, others, strict=True):
-        calls[source.step].settle(source.leaf, Stack(array))
-    return calls
+    """Run a call of all ranks, what can run along with it, and the rounds that follow it; return what has run."""
+    drafts = [LaneDraft(first)]
+    # With several devices, a loop would have to spread what it keeps; there a call is not what takes time.
+    longest = NUM_ROUNDS if devices.num_devices() == 1 else 1
+    while len(drafts) < longest and (following := drafts[-1].following()) is not None:
+        drafts.append(following)
+    LaneJob(drafts, compiled).run()
+    return [call for draft in drafts for call in draft.calls]
 
 
-def _place(leaf: Any, dtype: Any, size: int, compiled: Compiled) -> tuple[Any, Layout]:
-    """Return the array that is behind a leaf, and how ranks find theirs in it."""
-    if type(leaf) is PerRank:
-        return _filled_up(np.asarray(leaf.items, dtype), size), "row"
-    if type(leaf) is LaneHandle:
+class LaneJob:
+    """Rounds that are alike.
+
+    Args:
+        drafts: one per round; nothing else holds on to what they need.
+        compiled: what was compiled.
+    """
+
+    def __init__(self, drafts: list[LaneDraft], compiled: Compiled) -> None:
+        self._first, self._compiled = drafts[0], compiled
+        self._calls = [draft.calls for draft in drafts]
+        self._signatures: tuple[Signature, ...] = tuple(call.signature for call in self._first.steps)
+        self._size, self._chunk = size_of(self._first.num, sum(each.row_nbytes for each in self._signatures))
+        self._inputs: list[Any] = []
+        self._own: dict[int, list[Any]] = {}
+        layouts: list[Layout] = []
+        for place, dtype in enumerate(self._first.dtypes):
+            arrays, layout = self._placed([draft.outside[place] for draft in drafts], dtype)
+            self._inputs.append(arrays[0])
+            layouts.append(layout)
+            if len(arrays) > 1:
+                self._own[place] = arrays
+        self._layouts = tuple(layouts)
+        self._carried = tuple([origin if type(origin) is Source else None for origin in drafts[-1].origins])
+        self._weights = [devices.put(padded(call.weights, self._size), "rows") for call in self._first.totals]
+        self._is_partial = not all(call.weights.all() for call in self._first.totals)
+        for draft in drafts:
+            draft.release()
+
+    def run(self) -> None:
+        """Run all rounds, those in one call of which the same is wanted; the last of them may leave more."""
+        num = len(self._signatures)
+        found = [{*wanted(calls[:num], 0), *wanted(calls[num:], num)} for calls in self._calls]
+        begin = 0
+        while begin < len(found):
+            end, limit = begin + 1, min(len(found), begin + self._longest(found[begin]))
+            while end < limit and found[end - 1] == found[begin] <= found[end]:
+                end += 1
+            live = set(found[end - 1])
+            if end < len(found):
+                live |= {source for source in self._carried if source is not None}
+            run = self._run_one if end == begin + 1 else self._run_several
+            run(range(begin, end), found[begin], live)
+            begin = end
+
+    def _longest(self, kept: set[Source]) -> int:
+        """Return how many rounds may run in one call, if so much is kept of each."""
+        carried = sum(self._nbytes_of(source) for source in self._carried if source is not None)
+        each = sum(arrays[0].nbytes for arrays in self._own.values()) + sum(map(self._nbytes_of, kept))
+        return NUM_ROUNDS if carried + NUM_ROUNDS * each <= MAX_NBYTES else 1
+
+    def _nbytes_of(self, source: Source) -> int:
+        """Return the size of a result [byte]."""
+        aval = self._calls[0][source.step].signature.out_avals[source.leaf]
+        return int(aval.size * aval.dtype.itemsize * (self._num_of(source) or 1))
+
+    def _num_of(self, source: Source) -> int:
+        """Return how many rows a result has; 0 if it is one for all."""
+        return self._size if source.step < len(self._signatures) else 0
+
+    def _run_one(self, rounds: range, _: set[Source], live: set[Source]) -> None:
+        """Run a single round."""
+        [place] = rounds
+        segment = self._segment(live)
+        inputs = [self._own[i][place] if i in self._own else each for i, each in enumerate(self._inputs)]
+        inputs = [devices.put(*each) for each in zip(inputs, devices.places(self._layouts), strict=True)]
+        arrays, others = self._compiled.call(segment, compile_segment, self._consts(segment), inputs, self._weights)
+        self._leave(place, dict(zip((*segment.live, *segment.tail_live), (*arrays, *others), strict=True)))
+
+    def _run_several(self, rounds: range, kept: set[Source], live: set[Source]) -> None:
+        """Run several rounds in one call."""
+        carried = {source for source in self._carried if source is not None}
+        segment = self._segment(live | carried)
+        what = Rounds(segment, self._carried, tuple(self._own), tuple(sorted(kept)), NUM_ROUNDS)
+        inputs = [
+            _in_a_row(self._own[i][rounds.start : rounds.stop]) if i in self._own else each
+            for i, each in enumerate(self._inputs)
+        ]
+        last, layers = self._compiled.call(
+            what, compile_rounds, np.int32(len(rounds)), self._consts(segment), inputs, self._weights
+        )
+        for source, array in zip(what.kept, layers, strict=True):
+            each = Layers(array)
+            for place in rounds:
+                layer = Layer(each, place - rounds.start, self._num_of(source))
+                self._calls[place][source.step].settle(source.leaf, layer)
+        self._leave(rounds[-1], dict(zip(what.results, last, strict=True)))
+
+    def _leave(self, place: int, results: dict[Source, Any]) -> None:
+        """Hand on what a round has left, to whoever wants it and to the next one."""
+        for source, array in results.items():
+            self._calls[place][source.step].settle(source.leaf, Stack(array, self._num_of(source)))
+        self._inputs = [
+            each if source is None else results.get(source)
+            for source, each in zip(self._carried, self._inputs, strict=True)
+        ]
+
+    def _segment(self, live: set[Source]) -> Segment:
+        """Return one round of which some results are wanted."""
+        first, num = self._first, len(self._signatures)
+        segment = Segment(
+            self._signatures,
+            tuple(first.sources),
+            self._layouts,
+            tuple(sorted(source for source in live if source.step < num)),
+            tuple(first.total_sources),
+            self._chunk,
+            is_masked=bool(first.totals) and (self._is_partial or self._size > first.num),
+            tail=tuple(call.signature for call in first.tail),
+            tail_sources=tuple(first.tail_sources),
+            tail_live=tuple(sorted(source for source in live if source.step >= num)),
+        )
+        return segment if self._is_partial else summed(segment, self._size)
+
+    def _consts(self, segment: Segment) -> list[tuple[Any, ...]]:
+        """Return what the kernels of a round close over."""
+        consts = [self._compiled.consts(signature) for signature in (*self._signatures, *segment.tail)]
+        if segment.is_summed:
+            consts[0] = self._compiled.consts(cast(Signature, self._signatures[0].objective))
+        return consts
+
+    def _placed(self, leaves: list[Any], dtype: Any) -> tuple[list[Any], Layout]:
+        """Return the array behind a leaf, or those of all rounds if each has its own; and how ranks find theirs."""
+        first = leaves[0]
+        if type(first) is PerRank:
+            return [_filled_up(np.asarray(leaf.items, dtype), self._size) for leaf in leaves], "row"
+        if isinstance(first, LaneHandle):
+            return [self._rows_of(first)], "row"
+        if isinstance(first, Handle):
+            return [first.array if first.ready.num else first.ready.share()], "shared"
+        if type(first) in (int, float):
+            return [np.asarray(leaf, dtype) for leaf in leaves], "shared"
+        return [np.asarray(first, dtype)], "shared"
+
+    def _rows_of(self, leaf: LaneHandle) -> Any:
+        """Return the array of all ranks, filled up."""
         array = leaf.ready.array
-        if len(array) == size:
-            return array, "row"
-        [array] = take([array], np.minimum(np.arange(size), leaf.num - 1).astype(np.int32), compiled)
-        return array, "row"
-    if isinstance(leaf, Handle):
-        return leaf.array if leaf.ready.num else leaf.ready.share(), "shared"
-    return np.asarray(leaf, dtype), "shared"
+        if len(array) == self._size:
+            return array
+        places = np.minimum(np.arange(self._size), leaf.num - 1).astype(np.int32)
+        return take([array], places, self._compiled)[0]
 
 
 def _filled_up(array: Any, size: int) -> Any:
     missing = size - len(array)
     return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
+
+
+def _in_a_row(arrays: Sequence[Any]) -> Any:
+    """Return arrays along a first axis that has room for as many as may come."""
+    found = np.zeros((NUM_ROUNDS, *arrays[0].shape), arrays[0].dtype)
+    found[: len(arrays)] = arrays
+    return found
 
 
 def run_lane_total(call: LaneTotal, compiled: Compiled) -> None:

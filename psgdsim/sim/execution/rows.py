@@ -77,10 +77,19 @@ class Segment(NamedTuple):
 
 
 def compile_segment(segment: Segment) -> Callable[..., Any]:
-    """Return the jitted function of a segment.
+    """Return the jitted function of a segment (see `function_of`).
 
     Args:
         segment: what to compile.
+    """
+    return devices.jit(function_of(segment), "shared" if segment.chunk == 0 else ("rows", "shared"))
+
+
+def function_of(segment: Segment) -> Callable[..., Any]:
+    """Return the function of a segment.
+
+    Args:
+        segment: what it is to compute.
 
     Returns:
         `(consts, inputs, weights) -> (live leaves, live leaves of the tail)`: per kernel, those of the tail at last,
@@ -101,7 +110,7 @@ def compile_segment(segment: Segment) -> Callable[..., Any]:
         return _all_rows(segment, jax.vmap(one, axes) if 0 in axes else one, inputs, weights)
 
     if segment.chunk == 0:
-        return devices.jit(rows, "shared")
+        return rows
     spread = devices.spread(rows, devices.places(segment.layouts))
 
     def function(consts: Any, inputs: Any, weights: Any) -> Any:
@@ -109,7 +118,7 @@ def compile_segment(segment: Segment) -> Callable[..., Any]:
         live, totals = spread(consts[:num], inputs, weights)
         return live, _follow_totals(segment, consts[num:], inputs, totals)
 
-    return devices.jit(function, ("rows", "shared"))
+    return function
 
 
 def _follow_totals(segment: Segment, consts: Sequence[Any], inputs: Sequence[Any], totals: Sequence[Any]) -> list[Any]:
