@@ -159,8 +159,10 @@ def _drive(
     announce: Callable[[str], None],
 ) -> Outcome:
     if mode == "sim":
-        from psgdsim.sim.driver import run_sim
+        from psgdsim.sim.driver import hint, run_sim
 
+        if (advice := hint(experiment)) is not None:
+            announce(advice)
         return run_sim(experiment, progress)
 
     from psgdsim.real.coordinator import run_real

@@ -134,6 +134,7 @@ def summarize(
     summary: dict[str, Any] = {
         "status": "completed" if outcome.error is None else "failed",
         "mode": mode,
+        **({"way": outcome.way} if outcome.way else {}),
         "scenario": scenario.name,
         "seed": scenario.seed,
         "world_size": scenario.world_size,

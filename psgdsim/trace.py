@@ -290,6 +290,7 @@ class Outcome:
         links: one per link of the simulated network, in its order.
         link_bins: the same over time, bin after bin.
         network_events: what happened to the network in simulation.
+        way: how it was simulated: `rank by rank`, `as one` or `as they come`; empty for a real run.
     """
 
     time: float
@@ -300,6 +301,7 @@ class Outcome:
     links: list[LinkReport] = field(default_factory=list)
     link_bins: list[LinkBin] = field(default_factory=list)
     network_events: list[Event] = field(default_factory=list)
+    way: str = ""
 
 
 class Progress(Protocol):

@@ -63,6 +63,7 @@ def print_summary(summary: Mapping[str, Any], folder: object) -> None:
     rows = {
         "status": summary.get("status"),
         "mode": summary.get("mode"),
+        "simulated": summary.get("way"),
         "time": _seconds(summary.get("time_s")),
         "wall time": _seconds(summary.get("wall_s")),
         "steps": summary.get("steps"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic_core import ValidationError
 
@@ -17,6 +18,9 @@ from psgdsim.scenario.problems import Problem, problems_of, scenario_error
 from psgdsim.scenario.rules import broken_rules
 from psgdsim.scenario.schema import Scenario
 from psgdsim.scenario.yaml_text import MAX_NBYTES, decode, parse, write
+
+MAX_NEIGHBOURS: Final = 20
+"""So many files are named at most beside one that is missing: those whose names are most like it."""
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Scenario:
@@ -109,7 +113,8 @@ def _neighbours(file: Path) -> str:
         names = sorted(each.name for each in file.parent.iterdir() if each.suffix in {".yaml", ".yml"})
     except OSError:
         return f" (nor a folder {str(file.parent)!r})"
-    return f"; {nearest(file.name, names[:20])}" if names else ""
+    near = difflib.get_close_matches(file.name, names, MAX_NEIGHBOURS, cutoff=0.0)
+    return f"; {nearest(file.name, near)}" if names else ""
 
 
 def _resolve(document: Document, overrides: Iterable[str]) -> Scenario:

@@ -109,7 +109,7 @@ class Bundler:
         if num < FEWEST:
             return range(num)
         size = 8.0 * nbytes[0] + self._header
-        is_one_size = size > 0 and nbytes.count(nbytes[0]) == num
+        is_one_size = size > 0 and all(each == nbytes[0] for each in nbytes)
         if num < SMALLEST and not is_one_size:
             return range(num)
         ways = self._ways(tuple(srcs), tuple(dsts))
@@ -153,5 +153,6 @@ class Ways:
     def parts(self) -> tuple[list[tuple[Routes, Ints, float]], list[int]]:
         """Which of them go together if all have one size: routes, places and delay of each bundle; and the others."""
         num = len(self.delays)
+        # Of many messages, a few that enter apart from the rest soon meet it: bundles of them would not last.
         groups, alone = together(self.delays, np.ones(num), self.routes.lengths, FEWEST if num < SMALLEST else None)
         return [(self.routes.select(places), places, float(self.delays[places[0]])) for places in groups], alone

@@ -22,7 +22,8 @@ from psgdsim.sim.paths import Path, plain_path
 from psgdsim.sim.sharing import TIE, Floats, Ints, levels
 
 SMALLEST: Final = 32
-"""Fewer flows than this go one by one: as long as they are few, each of them costs less than a sharing by numpy."""
+"""Fewer flows than this go one by one where they meet others: as long as they are few, each of them costs less than a
+sharing by numpy."""
 
 FULL: Final = 1e-12
 """A link is full if it lacks less than this, relatively; sums of many rates are rounded."""
@@ -102,10 +103,11 @@ class Routes:
         places = np.arange(lengths.sum()) + np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
         return Routes(self.links[places], lengths)
 
-    def singles(self, flows: Ints) -> list[Routes]:
-        """Return the routes of some of the flows, each for itself."""
+    @cached_property
+    def singles(self) -> list[Routes]:
+        """The routes of each flow for itself."""
         begins, lengths = self._begins, self.lengths
-        return [Routes(self.links[begins[i] : begins[i] + lengths[i]], lengths[i : i + 1]) for i in flows.tolist()]
+        return [Routes(self.links[begins[i] : begins[i] + lengths[i]], lengths[i : i + 1]) for i in range(len(self))]
 
 
 class Bundle(Flow):
@@ -129,6 +131,19 @@ class Bundle(Flow):
         """Whether its members had better go one by one where they meet others."""
         return len(self.members) < SMALLEST
 
+    def is_even(self, rate: float, capacity: Floats) -> bool:
+        """Whether all members go at one rate, if no others are on their links.
+
+        Args:
+            rate: at which the first of their links is full [bit/s].
+            capacity: of each link [bit/s].
+        """
+        full = np.full(len(capacity), np.inf)
+        for link, weight in zip(self.path.links, self.path.weights, strict=True):
+            if weight * rate >= capacity[link] * (1 - FULL):
+                full[link] = rate
+        return self.routes.are_stopped(full, np.full(len(self.members), rate))
+
     def split(self, level: Floats) -> list[Bundle]:
         """Return a bundle for the members of each level; where those are few, one for each.
 
@@ -144,17 +159,17 @@ class Bundle(Flow):
             if len(group) < SMALLEST:
                 singles.append(group)
             else:
-                parts.append(self._part(self.routes.select(group), group))
+                parts.append(self._part(self.routes.select(group), self.members[group]))
         return parts + self.loose(np.sort(np.concatenate(singles))) if singles else parts
 
     def loose(self, members: Ints | None = None) -> list[Bundle]:
         """Return a bundle for each of some members, by their places; by default for all."""
-        members = np.arange(len(self.members)) if members is None else members
-        routes = self.routes.singles(members)
-        return [self._part(each, members[i : i + 1]) for i, each in enumerate(routes)]
+        singles = self.routes.singles
+        places = range(len(singles)) if members is None else members.tolist()
+        return [self._part(singles[i], self.members[i : i + 1]) for i in places]
 
-    def _part(self, routes: Routes, places: Ints) -> Bundle:
-        return Bundle(routes, self.nbits, self.members[places], self.owner)
+    def _part(self, routes: Routes, members: Ints) -> Bundle:
+        return Bundle(routes, self.nbits, members, self.owner)
 
 
 def together(start: Floats, nbits: Floats, lengths: Ints, smallest: int | None = None) -> tuple[list[Ints], list[int]]:

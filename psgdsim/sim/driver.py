@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import math
 import signal
@@ -14,7 +15,7 @@ from psgdsim.errors import Deadlock, Interrupted, PsgdsimError, RankFailed, Stra
 from psgdsim.node import Message
 from psgdsim.per_rank import Parted
 from psgdsim.scenario.changes import Background, Course
-from psgdsim.scenario.experiment import Experiment
+from psgdsim.scenario.experiment import MAX_FULL, Experiment
 from psgdsim.signals import signals_to
 from psgdsim.sim.accounts import LinkAccounts
 from psgdsim.sim.as_they_come.run import is_as_they_come
@@ -339,27 +340,45 @@ def run_sim(experiment: Experiment, progress: Progress | None = None) -> Outcome
     Returns:
         The outcome; `error` holds what went wrong in a program.
     """
-    num_gradients = experiment.world_size * experiment.task.schedule.last_step
-    if pays_off(experiment.num_ranks, num_gradients):
-        shortcut = _shortcut(experiment)
-        outcome = None if shortcut is None else shortcut(experiment, progress)
+    shortcut = _shortcut(experiment)
+    if shortcut is not None:
+        way, run = shortcut
+        outcome = run(experiment, progress)
         if outcome is not None and (outcome.error is None or isinstance(outcome.error, Interrupted)):
+            outcome.way = way
             return outcome
         del outcome
-        if shortcut is not None:
-            gc.collect()  # what was put off, arrays and all, must not stay beside that of the run that begins
-    return Simulation(experiment, progress).run()
+        gc.collect()  # what was put off, arrays and all, must not stay beside that of the run that begins
+    outcome = Simulation(experiment, progress).run()
+    outcome.way = "rank by rank"
+    return outcome
 
 
-def _shortcut(experiment: Experiment) -> Callable[[Experiment, Progress | None], Outcome | None] | None:
-    """Return what finds out quicker what comes of an experiment; None if nothing does.
+def hint(experiment: Experiment) -> str | None:
+    """Return what would make a simulation quicker that is run rank by rank for its timeline alone, else None."""
+    if experiment.trace != "full":
+        return None
+    scenario = experiment.scenario.model_copy(update={"trace": "steps"})
+    shortcut = _shortcut(dataclasses.replace(experiment, scenario=scenario))
+    if shortcut is None:
+        return None
+    return (
+        f"simulated rank by rank, for its timeline (trace: full, the default of up to {MAX_FULL} ranks); with "
+        f"trace=steps it may be simulated {shortcut[0]}, which is much quicker"
+    )
 
-    It returns None if it cannot, after all. An error, too, is told of the rank that it happens to, when ranks are run
-    one by one.
+
+def _shortcut(experiment: Experiment) -> tuple[str, Callable[[Experiment, Progress | None], Outcome | None]] | None:
+    """Return how it is found out quicker what comes of an experiment, and what does; None if it does not pay.
+
+    The function returns None if it cannot, after all. An error, too, is told of the rank that it happens to, when ranks
+    are run one by one.
     """
+    if not pays_off(experiment.num_ranks, experiment.world_size * experiment.task.schedule.last_step):
+        return None
     if can_be_in_step(experiment):
-        return _run_in_step
-    return run_as_they_come if is_as_they_come(experiment) else None
+        return "as one", _run_in_step
+    return ("as they come", run_as_they_come) if is_as_they_come(experiment) else None
 
 
 def _run_in_step(experiment: Experiment, progress: Progress | None) -> Outcome | None:

@@ -98,6 +98,12 @@ class FlowTable:
             self._rows.cells["penalty"][row], self._rows.cells["ceiling"][row] = path.penalty, path.ceiling
         self.flows[flow] = self._unlisted[flow] = None
 
+    def add_like(self, flow: Flow, other: Flow) -> None:
+        """Give a flow a row with what another one has left and how quickly it goes, to the last bit."""
+        row = other.row
+        self.add(flow, self._left[row], self._since[row])
+        self._rate[flow.row], self._finish[flow.row] = self._rate[row], self._finish[row]
+
     def remove(self, flow: Flow) -> None:
         """Free a flow's row."""
         row = flow.row

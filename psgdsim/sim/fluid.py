@@ -2,8 +2,9 @@
 
 Nothing here knows a clock: its user says what time it is, and must come back at `next_finish`. Rates are shared anew
 only among flows that a change can reach through links in common. A few of them are followed link by link in Python;
-many that one link stops are a crowd; for the rest, and wherever there are bundles, numpy shares all flows anew that are
-in no crowd, which leaves those that the change does not reach the rates that they have.
+many that one link stops are a crowd; for the rest, and wherever there are large bundles, numpy shares all flows anew
+that are in no crowd, which leaves those that the change does not reach the rates that they have. Small bundles that a
+change reaches are taken apart.
 """
 
 from __future__ import annotations
@@ -12,19 +13,17 @@ import math
 from array import array
 from collections.abc import Iterable, Sequence
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from psgdsim.sim.bundles import FULL, Bundle, Routes, are_even, split_uneven
+from psgdsim.sim.bundles import Bundle, Routes, are_even, split_uneven
 from psgdsim.sim.crowds import Crowds
 from psgdsim.sim.flow_table import Flow, FlowTable
 from psgdsim.sim.sharing import Floats, few_levels
 
 FEW: Final = 16
 """Up to so many flows are followed link by link and shared in Python."""
-
-MAX_KNOWN: Final = 1024
-"""Of so many bundles' routes is remembered whether they are even."""
 
 SAME_TIME: Final = 4e-15
 """Flows whose finish times differ by less, relatively, end together: rounding must not tell them apart."""
@@ -43,10 +42,10 @@ class FluidLinks:
         num = len(bandwidths)
         self._on: list[dict[Flow, None]] = [{} for _ in range(num)]
         self._dirty: dict[int, None] = {}
-        self._newcomers: dict[Flow, None] = {}  # those that have no rate yet
+        self._newcomers: dict[Flow, None] = {}  # those whose rate has not been shared yet
         self._flows: dict[Flow, None] = {}
         self._bundles: dict[Bundle, None] = {}
-        self._even: dict[Routes, bool] = {}  # while no bandwidth changes
+        self._even: WeakKeyDictionary[Routes, bool] = WeakKeyDictionary()  # as long as no bandwidth changes
         self._num_added = 0
         self._table = FlowTable(num)
         self._crowds = Crowds(self._bandwidth, self._on, self._table)
@@ -99,30 +98,23 @@ class FluidLinks:
     def add_bundle(self, bundle: Bundle, now: float) -> float:
         """Let a bundle in, as `add` does a flow."""
         finish = self.add(bundle, now)
+        self._num_added += len(bundle.members) - 1  # places in the order for all of them
         self._bundles[bundle] = None
         if bundle not in self._newcomers and self._is_even(bundle):
             return finish
         self._dirty.update(dict.fromkeys(bundle.path.links))
         if bundle.is_small:
             self._newcomers.pop(bundle, None)
-            self._newcomers.update(dict.fromkeys(self._loosen(bundle, now)))
+            self._newcomers.update(dict.fromkeys(self._loosen(bundle)))
         else:
             self._newcomers[bundle] = None
         return math.inf
 
     def _is_even(self, bundle: Bundle) -> bool:
-        """Whether the members of a bundle that is alone on its links all go at one rate."""
-        is_even = self._even.get(bundle.routes)
-        if is_even is None:
-            if len(self._even) == MAX_KNOWN:
-                self._even.clear()
-            rate, full = self._table.rate(bundle), np.full(len(self._capacity), np.inf)
-            for link, weight in zip(bundle.path.links, bundle.path.weights, strict=True):
-                if weight * rate >= self._bandwidth[link] * (1 - FULL):
-                    full[link] = rate
-            is_even = bundle.routes.are_stopped(full, np.full(len(bundle.members), rate))
-            self._even[bundle.routes] = is_even
-        return is_even
+        """Whether the members of a bundle that is alone on its links go at one rate; its routes and bandwidths say."""
+        if bundle.routes not in self._even:
+            self._even[bundle.routes] = bundle.is_even(self._table.rate(bundle), self._capacity)
+        return self._even[bundle.routes]
 
     def end(self, flow: Flow, now: float, *, is_complete: bool = True) -> None:
         """Take a flow out: it has arrived, or it is given up."""
@@ -217,10 +209,7 @@ class FluidLinks:
         if not changed:
             return
         reached = self._reached(changed)
-        small = [] if reached is None else [each for each in self._bundles if each.is_small and each in reached[0]]
-        if small:
-            for bundle in small:
-                self._loosen(bundle, now)
+        if self._loosen_small(changed if reached is None else reached[1]):
             reached = self._reached(changed)
         if reached is None or not self._bundles.keys().isdisjoint(reached[0]):
             self._share_all(now)
@@ -243,25 +232,41 @@ class FluidLinks:
         if uneven:
             self._table.share(self._capacity, now)
 
-    def _loosen(self, bundle: Bundle, now: float) -> list[Bundle]:
-        """Let the members of a bundle go on one by one, as quickly as they did."""
-        parts, rate = bundle.loose(), self._table.rate(bundle)
-        self._replace(bundle, parts, now)
-        for part in parts:
-            self._table.set_rate(part, rate, now)
+    def _loosen_small(self, links: Iterable[int]) -> bool:
+        """Take the small bundles on some links apart; return whether there were any."""
+        if not self._bundles:
+            return False
+        flows = dict.fromkeys(flow for link in links for flow in self._on[link])
+        small = [flow for flow in flows if isinstance(flow, Bundle) and flow in self._bundles and flow.is_small]
+        for bundle in small:
+            self._loosen(bundle)
+        return bool(small)
+
+    def _loosen(self, bundle: Bundle) -> list[Bundle]:
+        """Let the members of a bundle go on one by one, as if they had come like that."""
+        parts = bundle.loose()
+        for place, part in enumerate(parts):
+            self._table.add_like(part, bundle)
+            part.order = bundle.order + place
+        self._swap(bundle, parts)
         return parts
 
-    def _replace(self, bundle: Bundle, parts: Iterable[Bundle], now: float) -> None:
+    def _replace(self, bundle: Bundle, parts: Sequence[Bundle], now: float) -> None:
         """Let the parts of a bundle go on in its place."""
         left = self._table.left(bundle, now)
+        for part in parts:
+            self._table.add(part, left, now)
+            part.order = self._num_added = self._num_added + 1
+        self._swap(bundle, parts)
+
+    def _swap(self, bundle: Bundle, parts: Sequence[Bundle]) -> None:
+        """Put parts that the table has already in the place of a bundle."""
         self._table.remove(bundle)
         del self._flows[bundle], self._bundles[bundle]
         for link in bundle.path.links:
             del self._on[link][bundle]
         for part in parts:
             part.accounted = bundle.accounted
-            part.order = self._num_added = self._num_added + 1
-            self._table.add(part, left, now)
             self._flows[part] = None
             if len(part.members) > 1:
                 self._bundles[part] = None

@@ -194,8 +194,7 @@ def test_batches_do_what_their_messages_do(model, seed, num, num_hosts, smallest
         assert np.array(got) == pytest.approx(np.array(expected), rel=1e-9, abs=1e-3)
 
 
-@pytest.mark.parametrize("smallest", [2, NEVER])
-def test_bundles_form_and_fall_apart_in_what_is_tested_here(smallest, monkeypatch):
+def test_bundles_form_and_fall_apart_in_what_is_tested_here(monkeypatch):
     formed, ended, parts = [], [], []
     add, end, split = fluid.FluidLinks.add_bundle, fluid.FluidLinks.end, bundles.Bundle.split
 
@@ -225,3 +224,31 @@ def test_bundles_form_and_fall_apart_in_what_is_tested_here(smallest, monkeypatc
     assert len(parts) > 30
     assert any(min(each) > 1 for each in parts)
     assert any(min(each) == 1 < max(each) for each in parts)
+
+
+def test_small_bundles_form_and_are_taken_apart_in_what_is_tested_here(monkeypatch):
+    formed, loosened, ended = [], [], []
+    add, loosen, end = fluid.FluidLinks.add_bundle, fluid.FluidLinks._loosen, fluid.FluidLinks.end
+
+    def note_add(self, bundle, now):
+        formed.append(len(bundle.members))
+        return add(self, bundle, now)
+
+    def note_loosen(self, bundle):
+        loosened.append(len(bundle.members))
+        return loosen(self, bundle)
+
+    def note_end(self, flow, now, **options):
+        ended.append(len(flow.members) if isinstance(flow, bundles.Bundle) else 0)
+        end(self, flow, now, **options)
+
+    monkeypatch.setattr(fluid.FluidLinks, "add_bundle", note_add)
+    monkeypatch.setattr(fluid.FluidLinks, "_loosen", note_loosen)
+    monkeypatch.setattr(fluid.FluidLinks, "end", note_end)
+    with bundles_of(NEVER):
+        for seed in range(40):
+            topology = tree(2 + seed % 8, seed)
+            Sender(topology, batches(topology, 4, seed), NetworkModel(), is_whole=True).run()
+    assert sum(formed) == sum(ended), "a member is lost"
+    assert len([num for num in loosened if num > 1]) > 30
+    assert any(num > 1 for num in ended), "none has stayed together"

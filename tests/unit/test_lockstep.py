@@ -7,12 +7,14 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from psgdsim.data.order import SampleOrder
 from psgdsim.errors import StrategyError
-from psgdsim.node import Node
+from psgdsim.node import Kernel, Node
 from psgdsim.per_rank import Each, Parted, PerRank
 from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import Experiment, build
@@ -20,6 +22,7 @@ from psgdsim.sim import driver
 from psgdsim.sim.driver import Simulation, can_be_in_step, run_sim
 from psgdsim.sim.execution import lane_job
 from psgdsim.sim.execution.compiled import Compiled
+from psgdsim.sim.execution.lane_batched import LaneBatched
 from psgdsim.sim.execution.rounds import Rounds
 from psgdsim.strategies.base import Strategy
 from psgdsim.task import Task
@@ -152,6 +155,20 @@ def test_rounds_that_are_alike_run_in_one_call(changes: dict[str, Any], programs
     assert len({what for what, _ in rounds}) == 1, "compiled more than once"
     assert sum(num for _, num in rounds) >= 38
     assert len(programs) < 10
+
+
+@pytest.mark.parametrize("limit", [0, 64 << 20])
+def test_flags_of_each_round_reach_it(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain numbers that are data, whatever their type, differ from round to round."""
+    monkeypatch.setattr(lane_job, "MAX_NBYTES", limit)
+    add = jax.jit(lambda total, flag, number, own: total + jnp.where(flag, 100, number) + own)
+    kernel = Kernel("add", add, kind="gradient")
+    execution = LaneBatched(3, 1000)
+    total: Any = np.zeros((), np.float32)
+    for flag, number in ((False, 1), (True, 1), (False, 2), (True, 1), (True, 1)):
+        total = execution.call(kernel, (total, flag, number, PerRank([0, 1000, 2000])))
+    execution.finish()
+    assert total.numbers.tolist() == [303, 5303, 10303]
 
 
 def test_what_is_wanted_of_a_round_in_between_is_there(programs: list[tuple[Any, int]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import simpy
 
@@ -99,6 +100,29 @@ def test_a_few_messages_of_unlike_speed_go_one_by_one():
         assert run.num_flows_at(run.env.now + 0.5) == [4]
         run.env.run()
     assert run.told == [(1.0, [0, 1, 3]), (2.0, [2]), (3.0, [0, 1, 3]), (4.0, [2])]
+
+
+def test_a_few_messages_that_many_others_meet_at_once_go_one_by_one():
+    run = Run()
+    run.send_many(range(4), range(4, 8), [1000] * 4)
+    run.at(0.5, lambda: [run.network.send(0, dst, 1) for dst in range(8, 38)])
+    assert run.num_flows_at(0.25, 0.5001) == [1, 34]
+
+
+def test_messages_that_are_taken_apart_are_told_of_in_the_order_in_which_they_came():
+    run = Run()
+    run.send_many(range(4), range(4, 8), [1000] * 4)
+    run.at(0.5, lambda: run.send_many([10], [11], [500]))
+    run.at(0.75, lambda: run.send_many([0], [12], [125]))
+    run.env.run()
+    assert run.told == [(1.0, [1, 2, 3]), (1.0, [0]), (1.0, [0]), (1.125, [0])]
+
+
+@pytest.mark.parametrize("num", [4, 40])
+def test_sizes_may_be_an_array(num):
+    run = Run(star(bandwidth=8e3, latency=0.0).build(2 * num))
+    run.send_many(range(num), range(num, 2 * num), np.full(num, 1000))
+    assert run.num_flows_at(0.5) == [1]
 
 
 def test_what_is_remembered_of_routes_is_forgotten_when_a_link_changes():

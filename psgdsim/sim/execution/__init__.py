@@ -19,10 +19,10 @@ MAX_STEPS: Final = 16
 """So many gradients per rank are put off at most: what is put off should not leave the processor's cache."""
 
 MAX_GRADIENTS: Final = 1024
-"""So many gradients are put off at most by all ranks together, or two per rank if that is more."""
+"""So many gradients are put off at most by all ranks together, or two per rank if that is more; but see `FEW_STEPS`."""
 
 FEW_STEPS: Final = 8
-"""So many gradients per rank are put off anyway where ranks are carried on as one: what that holds is small."""
+"""So many gradients per rank are put off anyway where ranks are carried on as one: that holds no results."""
 
 
 class Execution(Protocol):

@@ -38,7 +38,7 @@ class Stack:
 
     @cached_property
     def numbers(self) -> Any:
-        """The numbers, kept: for stacks of scalars, of which many are read one by one."""
+        """The numbers, kept: of stacks of scalars, many are read one by one."""
         import numpy as np
 
         return np.asarray(self.array)
@@ -68,7 +68,7 @@ class Layers:
 
 
 class Layer(Stack):
-    """What one round has of that; it is taken out only if somebody asks for it.
+    """The array of one of several rounds; it is taken out of theirs only if somebody asks for it.
 
     Args:
         layers: of all rounds.

@@ -22,7 +22,7 @@ NUM_ROUNDS: Final = 16
 """So many rounds at most run in one call, and what is compiled for several has room for so many."""
 
 MAX_NBYTES: Final = 64 << 20
-"""Rounds run in one call if what each has for itself and what goes on from one to the next is no more than so much."""
+"""Rounds run in one call if what each has for itself, and leaves, and what goes on from one to the next are no more."""
 
 
 def run_lanes(first: LaneCall, compiled: Compiled) -> list[Call]:
@@ -72,14 +72,23 @@ class LaneJob:
         begin = 0
         while begin < len(found):
             end, limit = begin + 1, min(len(found), begin + self._longest(found[begin]))
-            while end < limit and found[end - 1] == found[begin] <= found[end]:
+            while end < limit and found[end - 1] == found[begin] and self._may_end(found[begin], found[end]):
                 end += 1
             live = set(found[end - 1])
             if end < len(found):
                 live |= {source for source in self._carried if source is not None}
-            run = self._run_one if end == begin + 1 else self._run_several
-            run(range(begin, end), found[begin], live)
+            if end == begin + 1:
+                self._run_one(begin, live)
+            else:
+                self._run_several(range(begin, end), found[begin], live)
             begin = end
+
+    def _may_end(self, kept: set[Source], found: set[Source]) -> bool:
+        """Whether rounds of which some results are kept may end with one of which others are wanted, too.
+
+        Not with rows that are for this round alone: all others would have to compute them in vain.
+        """
+        return kept <= found and all(not self._num_of(each) or each in self._carried for each in found - kept)
 
     def _longest(self, kept: set[Source]) -> int:
         """Return how many rounds may run in one call, if so much is kept of each."""
@@ -96,9 +105,8 @@ class LaneJob:
         """Return how many rows a result has; 0 if it is one for all."""
         return self._size if source.step < len(self._signatures) else 0
 
-    def _run_one(self, rounds: range, _: set[Source], live: set[Source]) -> None:
+    def _run_one(self, place: int, live: set[Source]) -> None:
         """Run a single round."""
-        [place] = rounds
         segment = self._segment(live)
         inputs = [self._own[i][place] if i in self._own else each for i, each in enumerate(self._inputs)]
         inputs = [devices.put(*each) for each in zip(inputs, devices.places(self._layouts), strict=True)]
@@ -118,7 +126,8 @@ class LaneJob:
             what, compile_rounds, np.int32(len(rounds)), self._consts(segment), inputs, self._weights
         )
         for source, array in zip(what.kept, layers, strict=True):
-            each = Layers(array)
+            # Whoever holds what one round has holds what all have: let that be no more than there were.
+            each = Layers(array[: len(rounds)] if 4 * len(rounds) <= NUM_ROUNDS else array)
             for place in rounds:
                 layer = Layer(each, place - rounds.start, self._num_of(source))
                 self._calls[place][source.step].settle(source.leaf, layer)
@@ -166,9 +175,9 @@ class LaneJob:
             return [self._rows_of(first)], "row"
         if isinstance(first, Handle):
             return [first.array if first.ready.num else first.ready.share()], "shared"
-        if type(first) in (int, float):
-            return [np.asarray(leaf, dtype) for leaf in leaves], "shared"
-        return [np.asarray(first, dtype)], "shared"
+        if hasattr(first, "dtype"):
+            return [np.asarray(first, dtype)], "shared"
+        return [np.asarray(leaf, dtype) for leaf in leaves], "shared"
 
     def _rows_of(self, leaf: LaneHandle) -> Any:
         """Return the array of all ranks, filled up."""

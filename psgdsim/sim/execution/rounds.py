@@ -64,14 +64,14 @@ def compile_rounds(rounds: Rounds) -> Callable[..., Any]:
         carry = {source: each for each, source in zip(inputs, rounds.carried, strict=True) if source is not None}
         shapes = jax.eval_shape(run, carry, 0)
         blank = {source: jnp.zeros(shapes[source].shape, shapes[source].dtype) for source in rounds.results}
-        kept = [jnp.zeros((rounds.length, *shapes[source].shape), shapes[source].dtype) for source in rounds.kept]
+        rows = [jnp.zeros((rounds.length, *shapes[source].shape), shapes[source].dtype) for source in rounds.kept]
 
         def step(place: Any, state: Any) -> Any:
             before, kept = state
             found = run(before, place)
             return found, [each.at[place].set(found[source]) for each, source in zip(kept, rounds.kept, strict=True)]
 
-        last, kept = jax.lax.fori_loop(0, num, step, ({**blank, **carry}, kept))
-        return [last[source] for source in rounds.results], kept
+        last, rows = jax.lax.fori_loop(0, num, step, ({**blank, **carry}, rows))
+        return [last[source] for source in rounds.results], rows
 
     return devices.jit(function, "shared")
