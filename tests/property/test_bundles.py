@@ -194,9 +194,10 @@ def test_batches_do_what_their_messages_do(model, seed, num, num_hosts, smallest
         assert np.array(got) == pytest.approx(np.array(expected), rel=1e-9, abs=1e-3)
 
 
-def test_bundles_form_and_fall_apart_in_what_is_tested_here(monkeypatch):
-    formed, ended, parts = [], [], []
-    add, end, split = fluid.FluidLinks.add_bundle, fluid.FluidLinks.end, bundles.Bundle.split
+def formed_and_ended(monkeypatch):
+    """Return lists that get the number of members of each bundle that enters, and of each flow that ends."""
+    formed, ended = [], []
+    add, end = fluid.FluidLinks.add_bundle, fluid.FluidLinks.end
 
     def note_add(self, bundle, now):
         formed.append(len(bundle.members))
@@ -206,17 +207,28 @@ def test_bundles_form_and_fall_apart_in_what_is_tested_here(monkeypatch):
         ended.append(len(flow.members) if isinstance(flow, bundles.Bundle) else 0)
         end(self, flow, now, **options)
 
+    monkeypatch.setattr(fluid.FluidLinks, "add_bundle", note_add)
+    monkeypatch.setattr(fluid.FluidLinks, "end", note_end)
+    return formed, ended
+
+
+def run_many(smallest):
+    with bundles_of(smallest):
+        for seed in range(40):
+            topology = tree(2 + seed % 8, seed)
+            Sender(topology, batches(topology, 4, seed), NetworkModel(), is_whole=True).run()
+
+
+def test_bundles_form_and_fall_apart_in_what_is_tested_here(monkeypatch):
+    (formed, ended), parts = formed_and_ended(monkeypatch), []
+    split = bundles.Bundle.split
+
     def note_split(self, level):
         parts.append([len(part.members) for part in split(self, level)])
         return split(self, level)
 
-    monkeypatch.setattr(fluid.FluidLinks, "add_bundle", note_add)
-    monkeypatch.setattr(fluid.FluidLinks, "end", note_end)
     monkeypatch.setattr(bundles.Bundle, "split", note_split)
-    with bundles_of(2):
-        for seed in range(40):
-            topology = tree(2 + seed % 8, seed)
-            Sender(topology, batches(topology, 4, seed), NetworkModel(), is_whole=True).run()
+    run_many(2)
     whole = [num for num in ended if num > 1]
     assert sum(formed) == sum(ended), "a member is lost"
     assert len(formed) > 80
@@ -227,28 +239,15 @@ def test_bundles_form_and_fall_apart_in_what_is_tested_here(monkeypatch):
 
 
 def test_small_bundles_form_and_are_taken_apart_in_what_is_tested_here(monkeypatch):
-    formed, loosened, ended = [], [], []
-    add, loosen, end = fluid.FluidLinks.add_bundle, fluid.FluidLinks._loosen, fluid.FluidLinks.end
-
-    def note_add(self, bundle, now):
-        formed.append(len(bundle.members))
-        return add(self, bundle, now)
+    (formed, ended), loosened = formed_and_ended(monkeypatch), []
+    loosen = fluid.FluidLinks._loosen
 
     def note_loosen(self, bundle):
         loosened.append(len(bundle.members))
         return loosen(self, bundle)
 
-    def note_end(self, flow, now, **options):
-        ended.append(len(flow.members) if isinstance(flow, bundles.Bundle) else 0)
-        end(self, flow, now, **options)
-
-    monkeypatch.setattr(fluid.FluidLinks, "add_bundle", note_add)
     monkeypatch.setattr(fluid.FluidLinks, "_loosen", note_loosen)
-    monkeypatch.setattr(fluid.FluidLinks, "end", note_end)
-    with bundles_of(NEVER):
-        for seed in range(40):
-            topology = tree(2 + seed % 8, seed)
-            Sender(topology, batches(topology, 4, seed), NetworkModel(), is_whole=True).run()
+    run_many(NEVER)
     assert sum(formed) == sum(ended), "a member is lost"
     assert len([num for num in loosened if num > 1]) > 30
     assert any(num > 1 for num in ended), "none has stayed together"
