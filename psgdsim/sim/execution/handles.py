@@ -49,51 +49,33 @@ class Stack:
         return bool(self.array.is_ready())
 
 
-class Layers:
-    """One array for each of several rounds that ran in one call.
-
-    Args:
-        array: all of them, along a first axis.
-    """
-
-    def __init__(self, array: Any) -> None:
-        self.array = array
-
-    @cached_property
-    def numbers(self) -> Any:
-        """The numbers."""
-        import numpy as np
-
-        return np.asarray(self.array)
-
-
 class Layer(Stack):
     """The array of one of several rounds; it is taken out of theirs only if somebody asks for it.
 
     Args:
-        layers: of all rounds.
+        rounds: the arrays of all rounds.
         place: which one.
         num: as of a stack.
     """
 
-    def __init__(self, layers: Layers, place: int, num: int) -> None:
-        self._layers, self._place, self.num = layers, place, num
+    def __init__(self, rounds: Stack, place: int, num: int) -> None:
+        self._rounds, self._place, self.num = rounds, place, num
         self.family = None
 
     @cached_property
     def array(self) -> Any:
         """The array."""
-        return self._layers.array[self._place]
+        return self._rounds.array[self._place]
 
     @property
     def numbers(self) -> Any:
         """The numbers."""
-        return self._layers.numbers[self._place]
+        return self._rounds.numbers[self._place]
 
     @property
     def is_ready(self) -> bool:
         """Whether the array has been computed."""
-        return bool(self._layers.array.is_ready())
+        return self._rounds.is_ready
 
 
 class Family:

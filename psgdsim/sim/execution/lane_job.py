@@ -10,7 +10,7 @@ import numpy as np
 from psgdsim.per_rank import PerRank
 from psgdsim.sim.execution import devices
 from psgdsim.sim.execution.compiled import Compiled
-from psgdsim.sim.execution.handles import Call, Handle, Layer, Layers, Stack
+from psgdsim.sim.execution.handles import Call, Handle, Layer, Stack
 from psgdsim.sim.execution.lane_draft import LaneDraft
 from psgdsim.sim.execution.lanes import LaneCall, LaneHandle, LaneTotal
 from psgdsim.sim.execution.rounds import Rounds, compile_rounds
@@ -127,7 +127,8 @@ class LaneJob:
         )
         for source, array in zip(what.kept, layers, strict=True):
             # Whoever holds what one round has holds what all have: let that be no more than there were.
-            each = Layers(array[: len(rounds)] if 4 * len(rounds) <= NUM_ROUNDS else array)
+            num = len(rounds) if 4 * len(rounds) <= NUM_ROUNDS else NUM_ROUNDS
+            each = Stack(array if num == NUM_ROUNDS else array[:num], num)
             for place in rounds:
                 layer = Layer(each, place - rounds.start, self._num_of(source))
                 self._calls[place][source.step].settle(source.leaf, layer)
