@@ -134,10 +134,11 @@ class SampleOrder:
             self._joint_passes[blocks] = held, np.zeros((CACHED_PASSES, len(blocks), longest), np.int32)
         held, passes = self._joint_passes[blocks]
         slots = number % CACHED_PASSES
-        for i in np.flatnonzero(held[slots, np.arange(len(blocks))] != number).tolist():
-            block, slot = blocks[i], slots[i]
-            passes[slot, i, : len(self._shards[block])] = self._draw_pass(block, int(number[i]))
-            held[slot, i] = number[i]
+        due = np.flatnonzero(held[slots, np.arange(len(blocks))] != number)
+        for i, slot, each in zip(due.tolist(), slots[due].tolist(), number[due].tolist(), strict=True):
+            order = self._draw_pass(blocks[i], each)
+            passes[slot, i, : len(order)] = order
+        held[slots[due], due] = number[due]
 
     def _draw_pass(self, block: int, number: int) -> np.ndarray:
         """Draw one pass over a block's shard."""

@@ -49,7 +49,7 @@ def _split(assignment: str) -> tuple[Path, Any]:
     if not equals or not all(parts):
         raise ScenarioError(f"--set {assignment!r}: expected KEY=VALUE, such as optimizer.learning_rate=0.1")
     if not text.strip():
-        raise ScenarioError(f"--set {key}: the value is empty; write {key}=null for none")
+        raise ScenarioError(f"--set {key}: the value is empty; expected a value such as 8, 10 ms or null")
     path = tuple(int(part) if part.isdecimal() else part for part in parts)
     return path, _value(text, key)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from psgdsim.errors import PsgdsimError, nearest
+from psgdsim.errors import ScenarioError, nearest
 from psgdsim.scenario import from_dict
 from psgdsim.scenario.experiment import build
 from psgdsim.sim.driver import run_sim
@@ -73,11 +73,11 @@ def verify(
         num_updates: how many gradients workers compute in the longest runs that are left to chance.
 
     Raises:
-        PsgdsimError: there is no such subject.
+        ScenarioError: there is no such subject.
     """
     for subject in subjects:
         if subject not in SUBJECTS:
-            raise PsgdsimError(f"nothing to verify is called {subject!r}; {nearest(subject, SUBJECTS)}")
+            raise ScenarioError(f"nothing to verify is called {subject!r}; {nearest(subject, SUBJECTS)}")
     for subject in subjects or SUBJECTS:
         yield from SUBJECTS[subject](num_schedules, num_updates)
 

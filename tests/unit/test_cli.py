@@ -149,6 +149,12 @@ def test_list_of_an_unknown_family(call: Any) -> None:
     assert err.startswith("nothing is called 'codec'; did you mean 'codecs'?")
 
 
+def test_verify_of_an_unknown_subject(call: Any) -> None:
+    code, out, err = call("verify", "codec")
+    assert (code, out) == (2, "")
+    assert err.startswith("nothing to verify is called 'codec'; did you mean 'codecs'?")
+
+
 def test_unknown_plugin(call: Any) -> None:
     code, _, err = call("list", "--plugin", "no_such_module_for_test")
     assert code == 1

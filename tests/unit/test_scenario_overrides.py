@@ -125,7 +125,7 @@ def test_setting_one_batch_size_drops_the_other() -> None:
         ("name.x.y=1", "--set name.x.y: expected a mapping at name; got 'file'"),
         ("model.hidden.2=1", "--set model.hidden.2: expected an index below 2; got 2"),
         ("model.hidden.x=1", "--set model.hidden.x: expected an index below 2; got 'x'"),
-        ("seed=", "--set seed: the value is empty; write seed=null for none"),
+        ("seed=", "--set seed: the value is empty; expected a value such as 8, 10 ms or null"),
         ("seed", "--set 'seed': expected KEY=VALUE, such as optimizer.learning_rate=0.1"),
         ("=3", "--set '=3': expected KEY=VALUE, such as optimizer.learning_rate=0.1"),
         ("a..b=3", "--set 'a..b=3': expected KEY=VALUE, such as optimizer.learning_rate=0.1"),
