@@ -126,6 +126,7 @@ def summarize(
     """
     scenario = experiment.scenario
     rows = [row for report in outcome.reports for row in report.rows]
+    steps = experiment.num_steps(rows)
     finals = [row for row in outcome.evals if row["step"] == outcome.evals[-1]["step"]]
     best = max(finals, key=_merit, default=dict.fromkeys(FINAL))
     staleness: Counter[int | float] = Counter()
@@ -139,7 +140,8 @@ def summarize(
         "seed": scenario.seed,
         "world_size": scenario.world_size,
         **({"num_servers": experiment.strategy.num_servers} if experiment.strategy.num_servers else {}),
-        "steps": experiment.num_steps(rows),
+        "steps": steps,
+        **({"ended_by": _ended_by(experiment, outcome, steps)} if outcome.error is None else {}),
         "time_s": outcome.time,
         "wall_s": wall,
         "compile_s": compiling,
@@ -160,6 +162,16 @@ def summarize(
     summary |= experiment.strategy.summarize(scenario.world_size, rows)
     plain: dict[str, Any] = _finite(summary)
     return plain
+
+
+def _ended_by(experiment: Experiment, outcome: Outcome, steps: int) -> str:
+    """Return the key of the scenario that says why a run that has completed went no further."""
+    schedule = experiment.task.schedule
+    if any(schedule.is_reached(row["test_accuracy"]) for row in outcome.evals):
+        return "target_accuracy"
+    if steps < schedule.last_step:
+        return "max_time"
+    return "max_steps" if schedule.last_step == experiment.scenario.max_steps else "epochs"
 
 
 def _merit(row: dict[str, Any]) -> tuple[float, float]:

@@ -67,6 +67,7 @@ def print_summary(summary: Mapping[str, Any], folder: object) -> None:
         "time": _seconds(summary.get("time_s")),
         "wall time": _seconds(summary.get("wall_s")),
         "steps": summary.get("steps"),
+        "ended by": summary.get("ended_by"),
         "test accuracy": _number(final.get("test_accuracy"), ".4f"),
         "test loss": _number(final.get("test_loss"), ".6g"),
         "train loss": _number(final.get("train_loss"), ".6g"),

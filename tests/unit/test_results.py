@@ -102,6 +102,21 @@ def test_summary_is_plain_json(tiny: dict[str, Any], tmp_path: Path) -> None:
     assert json.loads(text, parse_constant=refuse)["status"] == "completed"
 
 
+@pytest.mark.parametrize(
+    ("stops", "key"),
+    [
+        ({"max_steps": 2}, "max_steps"),
+        ({"max_steps": None, "epochs": 1}, "epochs"),
+        ({"max_steps": 10**6, "epochs": 1}, "epochs"),
+        ({"max_steps": 10**6, "max_time": "20 ms"}, "max_time"),
+        ({"max_steps": 10**6, "target_accuracy": 0.5, "evaluate": {"every": "5 steps"}}, "target_accuracy"),
+    ],
+)
+def test_the_summary_says_what_ended_a_run(tiny: dict[str, Any], tmp_path: Path, stops: Any, key: str) -> None:
+    summary = psgdsim.run({**tiny, "batch_size": 100, **stops}, out=tmp_path / "run").summary
+    assert summary["ended_by"] == key
+
+
 def test_a_run_never_overwrites(tiny: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious.txt").write_text("mine", encoding="utf-8")
@@ -136,6 +151,7 @@ def test_a_failed_run_leaves_what_it_had(tiny: dict[str, Any], tmp_path: Path) -
     assert loaded.summary["error"]["type"] == "StrategyError"
     assert "rank 1 gives up" in loaded.summary["error"]["message"]
     assert loaded.summary["steps"] == 2
+    assert "ended_by" not in loaded.summary
     assert loaded.steps["loss"].tolist() == [0.5] * 3 + [0.25] * 3
     assert set(_names(tmp_path / "run")) >= FAILED_FILES
 
