@@ -79,7 +79,7 @@ def apart(execution: Any, draw: Callable[[int], int], num_steps: int) -> list[An
     return states
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     program=st.sampled_from([asynchronous, synchronous, apart]),
     length=st.integers(1, 60),

@@ -109,7 +109,7 @@ def series(outcome):
     return list(columns), np.array(list(columns.values()))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     num=st.integers(3, 12), length=st.sampled_from([1, 2, 7, 100, 2000]), seed=st.integers(0, 10**6),
     network=st.sampled_from(sorted(NETWORKS)),

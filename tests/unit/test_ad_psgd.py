@@ -132,7 +132,7 @@ def test_the_loss_of_a_rank_ends_the_run(rank, run):
 
 def test_batched_execution_agrees_with_exact_execution(run, monkeypatch):
     monkeypatch.setattr(execution, "NUM_ALONE", 0)
-    changes = {"world_size": 6, "compute": {"kind": "exponential", "mean": "50 ms"}, "max_steps": 20}
+    changes = {"world_size": 6, "compute": {"kind": "exponential", "mean": "50 ms"}, "max_steps": 8}
     exact, batched = (run(**changes, execution=kind) for kind in ("exact", "batched"))
     assert batched.summary["time_s"] == exact.summary["time_s"]
     np.testing.assert_allclose(batched.params["weight"], exact.params["weight"], rtol=1e-5)

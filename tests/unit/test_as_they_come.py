@@ -54,8 +54,8 @@ SPEC: dict[str, Any] = {
 SLOW_LINK = {"kind": "star", "bandwidth": "2 Mbit/s", "latency": "50 us"}
 CONSTANT = {"kind": "constant", "time": "1 ms"}
 DECAY = {"kind": "cosine", "total_steps": 10}
-WITHOUT: dict[str, Any] = {"evaluate": {"every": None}}
-"""No evaluations: each cuts the updates of the run message by message into chains of other lengths, to be compiled."""
+WITHOUT: dict[str, Any] = {"evaluate": {"every": None}, "world_size": 12}
+"""No evaluations, and fewer updates: the run message by message compiles chains of them, of fewer lengths then."""
 
 CASES: dict[str, dict[str, Any]] = {
     "many": {},
