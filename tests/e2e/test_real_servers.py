@@ -104,6 +104,7 @@ def test_a_target_ends_an_asynchronous_run(tmp_path):
     accuracies = result.evals["test_accuracy"]
     assert accuracies[-1] >= 0.7 > max([0.0, *accuracies[:-1]])
     assert result.summary["steps"] == result.evals["step"][-1] < 400
+    assert result.summary["ended_by"] == "target_accuracy"
 
 
 def test_time_ends_an_asynchronous_run(tmp_path):
@@ -112,6 +113,7 @@ def test_time_ends_an_asynchronous_run(tmp_path):
     assert times[-1] >= 0.3
     assert len(times) == 1 or times[-2] < 0.3
     assert list(result.evals["step"]) == [result.summary["steps"]]
+    assert result.summary["ended_by"] == "max_time"
 
 
 @pytest.mark.parametrize("sync", ["bsp", "async"])

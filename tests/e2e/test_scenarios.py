@@ -50,7 +50,7 @@ def test_scenario_runs(path: Path, tmp_path: Path) -> None:
     assert {file.name for file in result.folder.iterdir()} == FILES
     assert summary.keys() >= SUMMARY
     assert (summary["status"], summary["mode"], summary["steps"]) == ("completed", "sim", 2)
-    assert summary["time_s"] > 0
+    assert (summary["ended_by"], summary["time_s"] > 0) == ("max_steps", True)
     num_workers, num_servers = summary["world_size"], summary.get("num_servers", 0)
     assert len(summary["bytes"]["sent"]) == num_workers + num_servers
     assert summary["bytes"]["total"] == sum(summary["bytes"]["sent"])
