@@ -11,17 +11,20 @@ from psgdsim.per_rank import PerRank
 if TYPE_CHECKING:
     import numpy as np
 
-CACHED_PASSES = 2
-"""Passes kept per block: a step at the border of two passes needs both."""
+IDS_PER_DRAW = 256
+"""As many passes are drawn at once as have at most so many ids: seeding a stream costs as much as shuffling 200 ids."""
+
+CACHED_DRAWS = 2
+"""Draws kept per block: a step at the border of two draws needs both."""
 
 
 class SampleOrder:
     """The endless stream of sample ids of every block, cut into steps.
 
-    Pass p over a block's shard is a fresh permutation of it, drawn from `(seed, "order", block, p)`; passes
-    follow one another without a gap, so no row is dropped and a step may span two passes or more. Nothing
-    but the arguments decides what a step holds: every rank, in either mode, asking in any order, gets the
-    same ids.
+    Every pass over a block's shard is a fresh permutation of it; passes follow one another without a gap, so no
+    row is dropped and a step may span two passes or more. Draw d of a block comes from `(seed, "order", block,
+    d)`: one pass over a long shard, several over one of at most `IDS_PER_DRAW` / 2 rows. Nothing but the
+    arguments decides what a step holds: every rank, in either mode, asking in any order, gets the same ids.
 
     Args:
         shards: the sample ids of each block.
@@ -47,10 +50,11 @@ class SampleOrder:
         self._shards = [shard.astype("int32") for shard in shards]
         self._rows = [int(count) for count in rows]
         self._seed = seed
-        self._passes: list[dict[int, np.ndarray]] = [{} for _ in shards]
+        self._passes = [max(1, IDS_PER_DRAW // max(1, len(shard))) for shard in shards]
+        self._draws: list[dict[int, np.ndarray]] = [{} for _ in shards]
         self._last: dict[int, tuple[int, np.ndarray]] = {}
-        # By blocks: the number of the pass that is held of each in each slot, and the passes, filled up to one length.
-        self._joint_passes: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
+        # By blocks: the number of the draw that is held of each in each slot, and the draws, filled up to one length.
+        self._joint_draws: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
 
     def shard(self, block: int) -> np.ndarray:
         """Return the sample ids of a block, int32, in no order of use; the array is not to be changed."""
@@ -91,12 +95,12 @@ class SampleOrder:
 
         if step < 1 or not 0 <= block < len(self._shards):
             raise ValueError(f"expected step >= 1 and block in 0..{len(self._shards) - 1}; got {step} and {block}")
-        count, length = self._rows[block], len(self._shards[block])
+        count, length = self._rows[block], self._draw_length(block)
         parts = [self._shards[block][:0]]
         position, end = (step - 1) * count, (step - 1 + num) * count
         while position < end:
             number, offset = divmod(position, length)
-            part = self._pass(block, number)[offset : offset + end - position]
+            part = self._draw(block, number)[offset : offset + end - position]
             parts.append(part)
             position += len(part)
         ids = np.concatenate(parts).reshape(num, count)
@@ -110,47 +114,52 @@ class SampleOrder:
         numbers = tuple(blocks.items)
         if step < 1 or not all(0 <= block < len(self._shards) for block in numbers):
             raise ValueError(f"expected step >= 1 and blocks in 0..{len(self._shards) - 1}; got {step} and {numbers}")
-        counts, lengths = {self._rows[block] for block in numbers}, [len(self._shards[block]) for block in numbers]
+        counts, lengths = {self._rows[block] for block in numbers}, [self._draw_length(block) for block in numbers]
         count = min(counts)
         if len(counts) > 1 or not count <= min(lengths) or max(lengths) > 2 * min(lengths):
             return PerRank([self.ids(step, block) for block in numbers])
         which, places = np.divmod(np.arange((step - 1) * count, step * count), np.array(lengths)[:, None])
         if count:
             for number in (which[:, 0], which[:, -1]):
-                self._hold_passes(numbers, number)
-            ids = self._joint_passes[numbers][1][which % CACHED_PASSES, np.arange(len(numbers))[:, None], places]
+                self._hold_draws(numbers, number)
+            ids = self._joint_draws[numbers][1][which % CACHED_DRAWS, np.arange(len(numbers))[:, None], places]
         else:
             ids = np.empty(which.shape, np.int32)
         ids.flags.writeable = False
         return PerRank(ids)
 
-    def _hold_passes(self, blocks: tuple[int, ...], number: np.ndarray) -> None:
-        """Hold one pass over the shard of each of several blocks, whose number may differ, shape `(blocks,)`."""
+    def _hold_draws(self, blocks: tuple[int, ...], number: np.ndarray) -> None:
+        """Hold one draw of the shard of each of several blocks, whose number may differ, shape `(blocks,)`."""
         import numpy as np
 
-        if blocks not in self._joint_passes:
-            longest = max(len(self._shards[block]) for block in blocks)
-            held = np.full((CACHED_PASSES, len(blocks)), -1)
-            self._joint_passes[blocks] = held, np.zeros((CACHED_PASSES, len(blocks), longest), np.int32)
-        held, passes = self._joint_passes[blocks]
-        slots = number % CACHED_PASSES
+        if blocks not in self._joint_draws:
+            longest = max(self._draw_length(block) for block in blocks)
+            held = np.full((CACHED_DRAWS, len(blocks)), -1)
+            self._joint_draws[blocks] = held, np.zeros((CACHED_DRAWS, len(blocks), longest), np.int32)
+        held, draws = self._joint_draws[blocks]
+        slots = number % CACHED_DRAWS
         due = np.flatnonzero(held[slots, np.arange(len(blocks))] != number)
         for i, slot, each in zip(due.tolist(), slots[due].tolist(), number[due].tolist(), strict=True):
-            order = self._draw_pass(blocks[i], each)
-            passes[slot, i, : len(order)] = order
+            order = self._draw_anew(blocks[i], each)
+            draws[slot, i, : len(order)] = order
         held[slots[due], due] = number[due]
 
-    def _draw_pass(self, block: int, number: int) -> np.ndarray:
-        """Draw one pass over a block's shard."""
-        return rng.stream(self._seed, "order", block, number).permutation(self._shards[block])
+    def _draw_length(self, block: int) -> int:
+        """Return how many ids one draw of a block has."""
+        return self._passes[block] * len(self._shards[block])
 
-    def _pass(self, block: int, number: int) -> np.ndarray:
-        """Return one pass over a block's shard."""
-        cache = self._passes[block]
+    def _draw_anew(self, block: int, number: int) -> np.ndarray:
+        """Return one draw of a block: so many passes over its shard, one after the other."""
+        passes = self._shards[block][None].repeat(self._passes[block], axis=0)
+        return rng.stream(self._seed, "order", block, number).permuted(passes, axis=1).ravel()
+
+    def _draw(self, block: int, number: int) -> np.ndarray:
+        """Return one draw of a block, and keep it."""
+        cache = self._draws[block]
         if number not in cache:
-            if len(cache) >= CACHED_PASSES:
+            if len(cache) >= CACHED_DRAWS:
                 del cache[next(iter(cache))]
-            cache[number] = self._draw_pass(block, number)
+            cache[number] = self._draw_anew(block, number)
         return cache[number]
 
 

@@ -8,8 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psgdsim.data import SampleOrder, split_rows
+from psgdsim.per_rank import PerRank
 
-SIZES = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 30)), min_size=1, max_size=4)
+LENGTHS = st.integers(1, 12) | st.sampled_from([85, 128, 129, 256, 257])
+"""Shards of which one draw holds many passes, three, two or one."""
+
+SIZES = st.lists(st.tuples(LENGTHS, st.integers(0, 80)), min_size=1, max_size=4)
 
 
 def make(sizes, seed):
@@ -52,7 +56,19 @@ def test_passes_blocks_and_seeds_are_shuffled_apart():
 
 def test_the_order_is_the_same_in_every_version_of_the_program():
     order = SampleOrder([np.array([10, 11, 12, 13, 14])], rows=[3], seed=1)
-    assert [order.ids(step, 0).tolist() for step in (1, 2, 3)] == [[10, 12, 14], [13, 11, 11], [10, 13, 14]]
+    assert [order.ids(step, 0).tolist() for step in (1, 2, 90)] == [[10, 12, 14], [13, 11, 12], [10, 13, 14]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(SIZES, st.integers(0, 80), st.lists(st.integers(1, 40), min_size=1, max_size=6))
+def test_all_ranks_at_once_get_what_each_gets_alone(sizes, count, steps):
+    sizes = [(length, count) for length, _ in sizes]
+    blocks = PerRank(range(len(sizes)))
+    together, _ = make(sizes, 3)
+    alone, _ = make(sizes, 3)
+    for step in steps:
+        for block, ids in enumerate(together.ids(step, blocks).items):
+            assert (ids == alone.ids(step, block)).all()
 
 
 def test_who_asks_again_gets_the_same_array_and_nobody_can_change_it():

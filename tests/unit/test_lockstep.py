@@ -309,12 +309,12 @@ def test_without_a_trace_older_rows_are_those_of_the_first_rank() -> None:
     assert [isinstance(row["time"], float) for row in rows] == [True] * 6 + [False]
 
 
-def test_late_steps_draw_no_more_passes_than_early_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    order = SampleOrder([np.arange(12 + block % 2) for block in range(4)], [3] * 4, seed=1)
+def test_late_steps_draw_no_more_often_than_early_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = SampleOrder([np.arange(12 + block % 2) for block in range(4)], [60] * 4, seed=1)
     draws: list[int] = []
-    draw = SampleOrder._draw_pass
+    draw = SampleOrder._draw_anew
     monkeypatch.setattr(
-        SampleOrder, "_draw_pass", lambda self, block, number: (draws.append(number), draw(self, block, number))[1]
+        SampleOrder, "_draw_anew", lambda self, block, number: (draws.append(number), draw(self, block, number))[1]
     )
     for step in range(1000, 1017):
         order.ids(step, PerRank(range(4)))
