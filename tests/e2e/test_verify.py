@@ -17,7 +17,13 @@ from psgdsim.testing.verify import SUBJECTS, verify
 from psgdsim.testing.verify_accuracy import verify_codec_accuracy
 from psgdsim.testing.verify_strategies import PARTS, SAMPLED, check_schedules
 
-LENGTHS = {"k_sync": 9_600, "k_batch_sync": 9_600, "distribution of staleness": 24_000}
+LENGTHS = {
+    "k_sync": 9_600,
+    "k_batch_sync": 9_600,
+    "staleness": 2_400,
+    "distribution of staleness": 24_000,
+    "bounded staleness": 2_400,
+}
 """Gradients in a run, of which there are 5,600 otherwise: `psgdsim verify strategies` takes more of them."""
 
 
