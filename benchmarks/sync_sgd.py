@@ -81,7 +81,7 @@ def num_steps(num_workers: int) -> int:
 
     Of shards of 32 rows, the order is drawn for 8 rounds at a time: both runs have whole draws.
     """
-    return max(16, 10_400 // num_workers)
+    return max(16, 10_400 // num_workers // 8 * 8)
 
 
 def main() -> None:

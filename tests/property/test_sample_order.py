@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from psgdsim import rng
 from psgdsim.data import SampleOrder, split_rows
 from psgdsim.per_rank import PerRank
 
@@ -57,6 +58,12 @@ def test_passes_blocks_and_seeds_are_shuffled_apart():
 def test_the_order_is_the_same_in_every_version_of_the_program():
     order = SampleOrder([np.array([10, 11, 12, 13, 14])], rows=[3], seed=1)
     assert [order.ids(step, 0).tolist() for step in (1, 2, 90)] == [[10, 12, 14], [13, 11, 12], [10, 13, 14]]
+
+
+def test_a_long_shard_is_drawn_pass_by_pass():
+    order = SampleOrder([np.arange(200)], rows=[200], seed=1)
+    for number in range(3):
+        assert (order.ids(number + 1, 0) == rng.stream(1, "order", 0, number).permutation(200)).all()
 
 
 @settings(max_examples=40, deadline=None)
