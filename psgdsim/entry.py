@@ -190,7 +190,7 @@ def _early_end(experiment: Experiment, outcome: Outcome) -> StrategyError | None
     """Return an error if the programs ended although no stop rule says so."""
     schedule = experiment.task.schedule
     steps = experiment.num_steps([row for report in outcome.reports for row in report.rows])
-    if steps and (schedule.target_accuracy is not None or schedule.max_time is not None):
+    if steps and (schedule.max_time is not None or schedule.is_target_met(outcome.evals)):
         return None
     if steps >= schedule.last_step:
         return None

@@ -167,7 +167,7 @@ def summarize(
 def _ended_by(experiment: Experiment, outcome: Outcome, steps: int) -> str:
     """Return the key of the scenario that says why a run that has completed went no further."""
     schedule = experiment.task.schedule
-    if any(schedule.is_reached(row["test_accuracy"]) for row in outcome.evals):
+    if schedule.is_target_met(outcome.evals):
         return "target_accuracy"
     if steps < schedule.last_step:
         return "max_time"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -49,3 +51,11 @@ class Schedule:
     def is_reached(self, accuracy: float | None) -> bool:
         """Whether a test accuracy, None if there is none, is the one that ends the run."""
         return self.target_accuracy is not None and accuracy is not None and accuracy >= self.target_accuracy
+
+    def is_target_met(self, evaluations: Iterable[Mapping[str, Any]]) -> bool:
+        """Whether an evaluation has ended the run: what was found once it was over did not.
+
+        Args:
+            evaluations: `step` and `test_accuracy` of each.
+        """
+        return any(self.is_evaluation(row["step"]) and self.is_reached(row["test_accuracy"]) for row in evaluations)

@@ -9,8 +9,8 @@ median of psgdsim's, so above 1 psgdsim is faster. No compiling, no start: peers
 psgdsim by how much a run of twice as many rounds takes longer, with all that it puts off to its end.
 
 psgdsim makes the gradients of few workers one by one if they are at most 1,000 in the whole run. So it is measured
-twice: in a run as long as that of `sync_sgd.py` (`ratio`), and in one of as many rounds as the peer's
-(`ratio_in_short_runs`). A peer's time per round does not depend on the number of rounds.
+twice: in a run of some 20,000 gradients (`ratio`), and in one of as many rounds as the peer's (`ratio_in_short_runs`).
+A peer's time per round does not depend on the number of rounds.
 
 `one_batch_s` is what the round's arithmetic takes in plain jax, as one gradient over the rows of all clients, without
 messages, times, or what any client lost; `ratio_of_one_batch` is the peer's time over that. psgdsim does the same

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 IDS_PER_DRAW = 256
-"""As many passes are drawn at once as have at most so many ids: seeding a stream costs as much as shuffling 200 ids."""
+"""A draw is one pass, or as many as have at most so many ids: seeding a stream costs more than shuffling them."""
 
 CACHED_DRAWS = 2
 """Draws kept per block: a step at the border of two draws needs both."""
@@ -50,7 +50,7 @@ class SampleOrder:
         self._shards = [shard.astype("int32") for shard in shards]
         self._rows = [int(count) for count in rows]
         self._seed = seed
-        self._passes = [max(1, IDS_PER_DRAW // max(1, len(shard))) for shard in shards]
+        self._num_passes = [max(1, IDS_PER_DRAW // max(1, len(shard))) for shard in shards]
         self._draws: list[dict[int, np.ndarray]] = [{} for _ in shards]
         self._last: dict[int, tuple[int, np.ndarray]] = {}
         # By blocks: the number of the draw that is held of each in each slot, and the draws, filled up to one length.
@@ -108,7 +108,7 @@ class SampleOrder:
         return ids
 
     def _ids_of_all(self, step: int, blocks: PerRank) -> PerRank:
-        """Return the sample ids of the blocks of several ranks, in one array where shards are about equally long."""
+        """Return the sample ids of the blocks of several ranks, in one array where draws are about equally long."""
         import numpy as np
 
         numbers = tuple(blocks.items)
@@ -146,11 +146,11 @@ class SampleOrder:
 
     def _draw_length(self, block: int) -> int:
         """Return how many ids one draw of a block has."""
-        return self._passes[block] * len(self._shards[block])
+        return self._num_passes[block] * len(self._shards[block])
 
     def _draw_anew(self, block: int, number: int) -> np.ndarray:
         """Return one draw of a block: so many passes over its shard, one after the other."""
-        passes = self._shards[block][None].repeat(self._passes[block], axis=0)
+        passes = self._shards[block][None].repeat(self._num_passes[block], axis=0)
         return rng.stream(self._seed, "order", block, number).permuted(passes, axis=1).ravel()
 
     def _draw(self, block: int, number: int) -> np.ndarray:

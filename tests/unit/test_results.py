@@ -38,6 +38,17 @@ def results_test_breaks(last_good_step: int) -> Strategy:
     return Strategy(worker, lambda _world_size, _codec: None)
 
 
+@register_strategy("results_test_stops")
+def results_test_stops() -> Strategy:
+    """End after one step, whatever the schedule says."""
+
+    async def worker(node: Node, task: Task) -> None:
+        state = await node.compute(task.init, 0, None)
+        await node.checkpoint(1, [state.params])
+
+    return Strategy(worker, lambda _world_size, _codec: None)
+
+
 def _names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
@@ -110,11 +121,22 @@ def test_summary_is_plain_json(tiny: dict[str, Any], tmp_path: Path) -> None:
         ({"max_steps": 10**6, "epochs": 1}, "epochs"),
         ({"max_steps": 10**6, "max_time": "20 ms"}, "max_time"),
         ({"max_steps": 10**6, "target_accuracy": 0.5, "evaluate": {"every": "5 steps"}}, "target_accuracy"),
+        # The model is good enough when time is up, but nobody has looked before.
+        (
+            {"max_steps": 10**6, "max_time": "0.1 s", "target_accuracy": 0.2, "evaluate": {"every": "1000 steps"}},
+            "max_time",
+        ),
     ],
 )
 def test_the_summary_says_what_ended_a_run(tiny: dict[str, Any], tmp_path: Path, stops: Any, key: str) -> None:
     summary = psgdsim.run({**tiny, "batch_size": 100, **stops}, out=tmp_path / "run").summary
     assert summary["ended_by"] == key
+
+
+def test_a_target_that_is_not_reached_excuses_no_early_end(tiny: dict[str, Any]) -> None:
+    stops = {"max_steps": 5, "target_accuracy": 1.0, "evaluate": {"every": "1 steps"}}
+    with pytest.raises(StrategyError, match="programs ended after step 1 of 5"):
+        psgdsim.run({**tiny, "strategy": {"kind": "results_test_stops"}, **stops})
 
 
 def test_a_run_never_overwrites(tiny: dict[str, Any], tmp_path: Path) -> None:
