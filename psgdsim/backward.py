@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from psgdsim import trees
-from psgdsim.compilation import lazy_jit
+from psgdsim.compilation import jit_of
 from psgdsim.data.base import Dataset
 from psgdsim.models.base import Model, Stage
 from psgdsim.node import Kernel
@@ -49,62 +49,58 @@ class Backward:
     @cached_property
     def first_rows(self) -> Kernel:
         """`(params, ids, num_rows) -> (loss, gradient)`: what the first of `num_rows` rows contribute to the means."""
+        model = self.model
 
-        @lazy_jit
         def first(params: Any, inputs: Any, targets: Any, ids: Any, num_rows: int) -> tuple[Any, Any]:
-            return self._contribution(params, inputs, targets, ids, num_rows)
+            return _contribution(model, params, inputs, targets, ids, num_rows)
+
+        jitted = jit_of(model, first)
 
         def call(params: Any, ids: np.ndarray, num_rows: int) -> tuple[Any, Any]:
-            return first(params, *self.train_rows(), ids, num_rows)  # type: ignore[no-any-return]
+            return jitted(params, *self.train_rows(), ids, num_rows)  # type: ignore[no-any-return]
 
         return Kernel("first_rows", call, "gradient", _num_rows, share=_share_of_rows)
 
     @cached_property
     def more_rows(self) -> Kernel:
         """`(params, ids, num_rows, loss, gradient) -> (loss, gradient)`: the same, and what there is already."""
+        model = self.model
 
-        @lazy_jit
         def more(
             params: Any, inputs: Any, targets: Any, ids: Any, num_rows: int, loss: Any, gradient: Any
         ) -> tuple[Any, Any]:
             import jax
 
-            added = self._contribution(params, inputs, targets, ids, num_rows)
+            added = _contribution(model, params, inputs, targets, ids, num_rows)
             return jax.tree.map(lambda total, part: total + part, (loss, gradient), added)  # type: ignore[no-any-return]
 
+        jitted = jit_of(model, more)
+
         def call(params: Any, ids: np.ndarray, num_rows: int, loss: Any, gradient: Any) -> tuple[Any, Any]:
-            return more(params, *self.train_rows(), ids, num_rows, loss, gradient)  # type: ignore[no-any-return]
+            return jitted(params, *self.train_rows(), ids, num_rows, loss, gradient)  # type: ignore[no-any-return]
 
         return Kernel("more_rows", call, "gradient", _num_rows, share=_share_of_rows, continues=True)
-
-    def _contribution(self, params: Any, inputs: Any, targets: Any, ids: Any, num_rows: int) -> tuple[Any, Any]:
-        """Return the loss and the gradient of some rows, each weighted by their part of all rows."""
-        import jax
-
-        def loss(params: Any) -> Any:
-            outputs = self.model.apply(params, inputs[ids])
-            return (ids.shape[0] / num_rows) * self.model.loss(outputs, targets[ids]).mean()
-
-        return jax.value_and_grad(loss)(params)
 
     # --- stage after stage ----------------------------------------------------------------------------------------
 
     @cached_property
     def forward(self) -> Kernel:
         """`(params, ids) -> (loss, inputs of each stage, slope)`; the slope is that of the loss in the outputs."""
+        model, stages = self.model, self.stages
 
-        @lazy_jit
         def forward(params: Any, inputs: Any, targets: Any, ids: Any) -> tuple[Any, list[Any], Any]:
             import jax
 
             between = [inputs[ids]]
-            for stage in self.stages:
+            for stage in stages:
                 between.append(stage.apply(stage.own(params), between[-1]))
-            loss, slope = jax.value_and_grad(lambda outputs: self.model.loss(outputs, targets[ids]).mean())(between[-1])
+            loss, slope = jax.value_and_grad(lambda outputs: model.loss(outputs, targets[ids]).mean())(between[-1])
             return loss, between[:-1], slope
 
+        jitted = jit_of(model, forward)
+
         def call(params: Any, ids: np.ndarray) -> tuple[Any, list[Any], Any]:
-            return forward(params, *self.train_rows(), ids)  # type: ignore[no-any-return]
+            return jitted(params, *self.train_rows(), ids)  # type: ignore[no-any-return]
 
         def rows(_params: Any, ids: np.ndarray) -> int:
             return len(ids)
@@ -136,7 +132,7 @@ class Backward:
         def share(*_: Any) -> float:
             return (1 - FORWARD_SHARE) * self.work[place] / sum(self.work)
 
-        return Kernel(f"back {place}", lazy_jit(back), "gradient", rows, share=share, continues=True)
+        return Kernel(f"back {place}", jit_of(self.model, back, place), "gradient", rows, share=share, continues=True)
 
     @cached_property
     def work(self) -> tuple[int, ...]:
@@ -198,3 +194,14 @@ def _num_rows(_params: Any, _ids: np.ndarray, num_rows: int, *_: Any) -> int:
 
 def _share_of_rows(_params: Any, ids: np.ndarray, num_rows: int, *_: Any) -> float:
     return len(ids) / num_rows
+
+
+def _contribution(model: Model, params: Any, inputs: Any, targets: Any, ids: Any, num_rows: int) -> tuple[Any, Any]:
+    """Return the loss and the gradient of some rows, each weighted by their part of all rows."""
+    import jax
+
+    def loss(params: Any) -> Any:
+        outputs = model.apply(params, inputs[ids])
+        return (ids.shape[0] / num_rows) * model.loss(outputs, targets[ids]).mean()
+
+    return jax.value_and_grad(loss)(params)

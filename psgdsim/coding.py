@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from psgdsim import rng, trees
 from psgdsim.codecs.base import Codec
 from psgdsim.codecs.shapes import payload_shapes
-from psgdsim.compilation import lazy_jit
+from psgdsim.compilation import jit_of
 from psgdsim.errors import CodecError
 from psgdsim.node import Kernel
 
@@ -47,7 +47,7 @@ class Coding:
     @cached_property
     def init(self) -> Kernel:
         """`(like) -> state`: the memory of one end."""
-        return Kernel("init_codec", lazy_jit(self.codec.init), "codec")
+        return Kernel("init_codec", jit_of(self.codec, self.codec.init), "codec")
 
     @cached_property
     def encode(self) -> Kernel:
@@ -60,7 +60,6 @@ class Coding:
             with jax.ensure_compile_time_eval():
                 return rng.key(self.seed, self.purpose)
 
-        @lazy_jit
         def encode(update: Any, state: Any, key: Any, rank: int, step: int) -> tuple[Any, Any, Any]:
             import jax
 
@@ -73,6 +72,7 @@ class Coding:
                 payload, after = _choose(too_large, blank, (payload, after))
             return payload, after, jax.numpy.where(too_large, TOO_LARGE, mark)
 
+        encode = jit_of(self.codec, encode, self.on_nonfinite)
         pack = self.codec.pack
 
         def encode_at(update: Any, state: Any, rank: int, step: int) -> Any:
@@ -88,7 +88,7 @@ class Coding:
     @cached_property
     def guard(self) -> Kernel:
         """`(update, rank, step) -> update`: look at an update as `encode` does, before it is coded otherwise."""
-        marked = lazy_jit(self._marked)
+        marked = jit_of(self.codec, self._marked, self.on_nonfinite)
 
         def judge(update: Any, rank: int, step: int) -> Callable[[Any], bool]:
             return self._judge(update, None, rank, step)
@@ -136,7 +136,6 @@ class Coding:
         A payload of other shapes than the codec makes is a `CodecError`.
         """
 
-        @lazy_jit
         def decode(payload: Any, state: Any, like: Any) -> tuple[Any, Any]:
             self._check_payload(payload, like)
             update, after = self.codec.decode(payload, state, like)
@@ -147,12 +146,13 @@ class Coding:
                 )
             return update, after
 
+        decode = jit_of(self.codec, decode)
         unpack = self.codec.unpack
         if unpack is None:
             return Kernel("decode", decode, "codec", forwards=(0, 1) if self.codec.is_identity else None)
 
         def decode_packed(payload: Any, state: Any, like: Any) -> tuple[Any, Any]:
-            return decode(unpack(trees.numbers(payload), like), state, like)  # type: ignore[no-any-return]
+            return decode(unpack(trees.numbers(payload), like), state, like)
 
         return Kernel("decode", decode_packed, "codec")
 

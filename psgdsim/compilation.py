@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,20 @@ def lazy_jit(function: Callable[..., Any], *, static: tuple[str, ...] = ()) -> C
         return compiled()(*arguments, **keywords)
 
     return call
+
+
+def jit_of(owner: Any, function: Callable[..., Any], *facts: Hashable) -> Callable[..., Any]:
+    """Return `lazy_jit(function)`, or what has been returned for the same owner, name of the function and facts before.
+
+    A model, an optimizer or a codec is compiled once then, in however many runs of this process it is used.
+
+    Args:
+        owner: what the function belongs to: an immutable object, of which alone the function is made.
+        function: a pure function of arrays, the same whenever owner, name and facts are. It lives as long as the owner.
+        facts: what else it is made of.
+    """
+    made = owner.__dict__.setdefault("_jitted", {})
+    return made.setdefault((function.__qualname__, *facts), lazy_jit(function))  # type: ignore[no-any-return]
 
 
 class CompileClock:

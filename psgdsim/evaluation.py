@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from psgdsim.compilation import lazy_jit
+from psgdsim.compilation import jit_of
 from psgdsim.data.base import Dataset
 from psgdsim.models.base import Model
 
@@ -52,11 +52,13 @@ class Evaluator:
 
     @cached_property
     def _sum_metrics(self) -> Any:
+        model = self.model
+
         def sum_metrics(params: Any, inputs: Any, targets: Any) -> tuple[Any, Any]:
             import jax.numpy as jnp
 
-            outputs = self.model.apply(params, inputs)
-            correct = 0 if self.model.is_correct is None else jnp.sum(self.model.is_correct(outputs, targets))
-            return jnp.sum(self.model.loss(outputs, targets)), correct
+            outputs = model.apply(params, inputs)
+            correct = 0 if model.is_correct is None else jnp.sum(model.is_correct(outputs, targets))
+            return jnp.sum(model.loss(outputs, targets)), correct
 
-        return lazy_jit(sum_metrics)
+        return jit_of(model, sum_metrics)

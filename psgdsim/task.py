@@ -15,7 +15,7 @@ from psgdsim import rng
 from psgdsim.backward import Backward
 from psgdsim.codecs.base import Codec
 from psgdsim.coding import UPLINK, Coding, OnNonfinite
-from psgdsim.compilation import lazy_jit
+from psgdsim.compilation import jit_of, lazy_jit
 from psgdsim.data.base import Dataset, Partition
 from psgdsim.data.order import SampleOrder, split_rows
 from psgdsim.evaluation import Evaluator
@@ -110,19 +110,18 @@ class Task:
     @cached_property
     def init(self) -> Kernel:
         """`(seed_offset, learning_rate or None) -> TrainState`: a new model; None takes the optimizer's rate."""
+        model, shape, num_outputs = self.model, self.dataset.input_shape, self.dataset.num_outputs
 
-        @lazy_jit
-        def start(key: Any, rate: Any) -> TrainState:
-            import jax.numpy as jnp
+        def new(key: Any) -> Any:
+            return model.init(key, shape, num_outputs)
 
-            params = self.model.init(key, self.dataset.input_shape, self.dataset.num_outputs)
-            return TrainState(params, self._transform.init(params), jnp.int32(0), rate)
+        draw = jit_of(model, new, shape, num_outputs)
 
         def init(seed_offset: int, learning_rate: float | None) -> TrainState:
             import numpy as np
 
             rate = self.optimizer.learning_rate if learning_rate is None else learning_rate
-            state: TrainState = start(rng.key(self.seed, "init", seed_offset), np.float32(rate))
+            state: TrainState = self._start(draw(rng.key(self.seed, "init", seed_offset)), np.float32(rate))
             return state
 
         return Kernel("init", init)
@@ -131,16 +130,10 @@ class Task:
     def start(self) -> Kernel:
         """`(params) -> TrainState`: a model, or a part of one, that begins at these parameters."""
 
-        @lazy_jit
-        def start(params: Any, rate: Any) -> TrainState:
-            import jax.numpy as jnp
-
-            return TrainState(params, self._transform.init(params), jnp.int32(0), rate)
-
         def start_at(params: Any) -> TrainState:
             import numpy as np
 
-            state: TrainState = start(params, np.float32(self.optimizer.learning_rate))
+            state: TrainState = self._start(params, np.float32(self.optimizer.learning_rate))
             return state
 
         return Kernel("start", start_at)
@@ -175,17 +168,18 @@ class Task:
     @cached_property
     def apply(self) -> Kernel:
         """`(TrainState, gradient) -> TrainState`: one optimizer step."""
+        transform, schedule = self._transform, self.optimizer.schedule
 
         def apply(state: TrainState, gradient: Any) -> TrainState:
             import jax
 
-            direction, opt_state = self._transform.update(gradient, state.opt_state, state.params)
-            factor = 1.0 if self.optimizer.schedule is None else self.optimizer.schedule.factor(state.step + 1)
+            direction, opt_state = transform.update(gradient, state.opt_state, state.params)
+            factor = 1.0 if schedule is None else schedule.factor(state.step + 1)
             rate = state.learning_rate * factor
             params = jax.tree.map(lambda p, d: p + rate * d, state.params, direction)
             return TrainState(params, opt_state, state.step + 1, state.learning_rate)
 
-        return Kernel("apply", lazy_jit(apply))
+        return Kernel("apply", jit_of(self.optimizer, apply))
 
     def coding(self, codec: Codec, purpose: str) -> Coding:
         """Return the kernels of a codec, the same ones whenever they are asked for.
@@ -225,21 +219,12 @@ class Task:
     def weighted_sum(self) -> Kernel:
         """`(weights, trees) -> tree`: the sum of weight times tree, added in the order given."""
 
-        @lazy_jit
-        def weighted_sum(weights: Any, addends: Sequence[Any]) -> Any:
-            import jax
-
-            total = jax.tree.map(lambda leaf: weights[0] * leaf, addends[0])
-            for i, addend in enumerate(addends[1:], start=1):
-                total = jax.tree.map(lambda t, leaf, i=i: t + weights[i] * leaf, total, addend)
-            return total
-
         def call(weights: Sequence[float], addends: Sequence[Any]) -> Any:
             import jax.numpy as jnp
             import numpy as np
 
             is_plain = all(isinstance(weight, int | float) for weight in weights)
-            return weighted_sum((np if is_plain else jnp).asarray(weights, np.float32), list(addends))
+            return _weighted_sum((np if is_plain else jnp).asarray(weights, np.float32), list(addends))
 
         return Kernel("weighted_sum", call, is_weighted_sum=True, is_linear=True)
 
@@ -265,16 +250,45 @@ class Task:
         with jax.ensure_compile_time_eval():
             return jnp.asarray(self.dataset.train_inputs), jnp.asarray(self.dataset.train_targets)
 
-    def _mean_loss(self, params: Any, inputs: Any, targets: Any, ids: Any) -> Any:
-        import jax.numpy as jnp
+    @cached_property
+    def _start(self) -> Any:
+        transform = self._transform
 
-        return jnp.mean(self.model.loss(self.model.apply(params, inputs[ids]), targets[ids]))
+        def start(params: Any, rate: Any) -> TrainState:
+            import jax.numpy as jnp
+
+            return TrainState(params, transform.init(params), jnp.int32(0), rate)
+
+        return jit_of(self.optimizer, start)
+
+    @cached_property
+    def _mean_loss(self) -> Any:
+        model = self.model
+
+        def mean_loss(params: Any, inputs: Any, targets: Any, ids: Any) -> Any:
+            import jax.numpy as jnp
+
+            return jnp.mean(model.loss(model.apply(params, inputs[ids]), targets[ids]))
+
+        return mean_loss
 
     @cached_property
     def _gradient(self) -> Any:
+        mean_loss = self._mean_loss
+
         def gradient(params: Any, inputs: Any, targets: Any, ids: Any) -> tuple[Any, Any]:
             import jax
 
-            return jax.value_and_grad(self._mean_loss)(params, inputs, targets, ids)
+            return jax.value_and_grad(mean_loss)(params, inputs, targets, ids)
 
-        return lazy_jit(gradient)
+        return jit_of(self.model, gradient)
+
+
+@lazy_jit
+def _weighted_sum(weights: Any, addends: Sequence[Any]) -> Any:
+    import jax
+
+    total = jax.tree.map(lambda leaf: weights[0] * leaf, addends[0])
+    for i, addend in enumerate(addends[1:], start=1):
+        total = jax.tree.map(lambda t, leaf, i=i: t + weights[i] * leaf, total, addend)
+    return total

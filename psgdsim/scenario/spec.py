@@ -9,8 +9,8 @@ from __future__ import annotations
 import operator
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, partial, reduce
+from dataclasses import dataclass, field
+from functools import cache, lru_cache, partial, reduce
 from typing import Annotated, Any, ClassVar, Final, Union, get_args, get_origin
 
 from pydantic import (
@@ -32,6 +32,12 @@ from psgdsim.scenario.families import BY_PRODUCT
 
 PARTITION: Final = "partition"
 """In the spec of a data set, the key of the partition's spec."""
+
+SHARED: Final = frozenset({"model", "optimizer", "schedule", "codec"})
+"""The families whose parts, as far as they are built in, are pure functions of their parameters."""
+
+MAX_SHARED: Final = 64
+"""So many of them are kept, with what has been compiled of each."""
 
 FAMILY_KEY: Final = "x-psgdsim-family"
 """In a JSON schema, marks the place of a spec until the definitions of its family are filled in."""
@@ -60,9 +66,16 @@ class PartSpec:
     def build(self) -> Any:
         """Call the part's factory, and those of nested specs first.
 
+        What is compiled belongs to a model, an optimizer or a codec (see `compilation.jit_of`): where these are built
+        in, equal specs build the same object. A factory of the user's own is called anew each time.
+
         Raises:
             ValueError: the factory found parameters that do not fit together.
         """
+        return _shared(_Recipe(self.part.family, repr(self), self)) if _is_shared(self) else self.build_anew()
+
+    def build_anew(self) -> Any:
+        """Build an object of its own."""
         return self.part.build(**{name: _build(value) for name, value in self.parameters.items()})
 
     def document(self) -> dict[str, Any]:
@@ -88,6 +101,30 @@ class DataSpec(PartSpec):
     def document(self) -> dict[str, Any]:
         """Return the spec as plain data, the partition in it."""
         return {**super().document(), PARTITION: self.partition.document()}
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """A spec by what it says."""
+
+    family: str
+    text: str
+    spec: PartSpec = field(compare=False)
+
+
+@lru_cache(maxsize=MAX_SHARED)
+def _shared(recipe: _Recipe) -> Any:
+    return recipe.spec.build_anew()
+
+
+def _is_shared(value: Any) -> bool:
+    """Whether all that is built of a value, or of a part of it, may be the same object each time."""
+    if isinstance(value, PartSpec):
+        is_ours = value.part.family in SHARED and value.part.module.startswith("psgdsim.")
+        return is_ours and all(map(_is_shared, value.parameters.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_shared, value))
+    return not isinstance(value, dict) or all(map(_is_shared, value.values()))
 
 
 def _build(value: Any) -> Any:
