@@ -41,10 +41,9 @@ class StallDetector:
         if "busy" in states or "waiting" not in states or in_flight or beats != self._seen:
             self._seen, self._since = dict(beats), now
             return None
-        # A rank that is silent may be about to do anything, or be lost soon.
-        is_silent = any(
-            now - heard > STALL_SECONDS / 2 for beat, heard in self._heard.values() if beat.state != "ended"
-        )
+        # A rank that is silent may be about to do anything, or be lost soon; what it said last is no longer so, not
+        # even that it had ended: it may have frozen right after the rehearsal.
+        is_silent = any(now - heard > STALL_SECONDS / 2 for _, heard in self._heard.values())
         return _deadlock(beats) if now - self._since >= STALL_SECONDS and not is_silent else None
 
     def _newer(self, name: str, beat: Heartbeat, now: float) -> tuple[Heartbeat, float]:
