@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
-from psgdsim.errors import PsgdsimError, nearest
+from psgdsim.errors import PsgdsimError, nearest, place, shown
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
@@ -48,11 +48,12 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Part:
-    """A factory registered under a name in a family."""
+    """A factory registered under a name in a family; it returns a product."""
 
     family: str
     name: str
     factory: Callable[..., Any]
+    product: type = object
 
     @property
     def module(self) -> str:
@@ -81,8 +82,29 @@ class Part:
         )
 
     def build(self, **parameters: Any) -> Any:
-        """Call the factory."""
-        return self.factory(**{f"{key}_" if keyword.iskeyword(key) else key: each for key, each in parameters.items()})
+        """Call the factory.
+
+        Raises:
+            ValueError: the factory found parameters that do not fit together.
+            PsgdsimError: it failed otherwise, or returned something else than a product.
+        """
+        named = {f"{key}_" if keyword.iskeyword(key) else key: each for key, each in parameters.items()}
+        try:
+            built = self.factory(**named)
+        except (ValueError, PsgdsimError):
+            raise
+        except Exception as error:
+            raise PsgdsimError(
+                f"{self._title} cannot be built: {type(error).__name__}: {error}{place(error)}"
+            ) from error
+        if not isinstance(built, self.product):
+            got = "nothing" if built is None else shown(built)
+            raise PsgdsimError(f"{self._title} returns {got}; expected a {self.product.__name__}")
+        return built
+
+    @property
+    def _title(self) -> str:
+        return f"{self.family} {self.name!r} ({self.module}.{self.factory.__qualname__})"
 
 
 def _key(argument: str) -> str:
@@ -131,7 +153,7 @@ class Family:
                     f"{self.name} {name!r} is registered twice: by {taken.module}.{taken.factory.__qualname__} "
                     f"and by {'.'.join(source)}; rename one"
                 )
-            self._parts[name] = Part(self.name, name, factory)
+            self._parts[name] = Part(self.name, name, factory, self.product)
             return factory
 
         return decorate

@@ -101,7 +101,7 @@ def run(
 
 @app.command()
 def check(files: Files, overrides: Overrides = None) -> None:
-    """Validate scenario files and run nothing."""
+    """Validate scenario files; load no data and run nothing."""
     from psgdsim.scenario import load
 
     errors = []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from psgdsim.codecs.base import Codec
+from psgdsim.errors import StrategyError, shown
 from psgdsim.node import Node
 from psgdsim.registry import Family
 from psgdsim.strategies.as_they_come import AsTheyCome
@@ -25,6 +27,26 @@ def _accept(_world_size: int, _codec: Codec) -> None:
 def _no_summary(_world_size: int, _rows: Sequence[Row]) -> dict[str, Any]:
     """Add nothing to the summary."""
     return {}
+
+
+def _guarded(program: Program) -> Program:
+    """Return a program that is a coroutine, whatever its author has written."""
+
+    def start(node: Node, task: Task) -> Coroutine[Any, Any, None]:
+        try:
+            running = program(node, task)
+        except Exception as error:
+            return _fail(error)
+        if inspect.iscoroutine(running):
+            return running
+        name = getattr(program, "__qualname__", shown(program))
+        return _fail(StrategyError(f"what a rank runs must be an `async def`; {name} is none and returned {running!r}"))
+
+    return start
+
+
+async def _fail(error: Exception) -> None:
+    raise error
 
 
 @dataclass(frozen=True)
@@ -85,8 +107,11 @@ class Strategy:
             raise ValueError(f"num_servers: expected {expected}; got {self.num_servers}")
 
     def program(self, rank: int, world_size: int) -> Program:
-        """Return what a rank runs."""
-        return self.worker if self.server is None or rank < world_size else self.server
+        """Return what a rank runs.
+
+        A program that cannot even be started fails once it runs, as every other that fails.
+        """
+        return _guarded(self.worker if self.server is None or rank < world_size else self.server)
 
     def leaders(self, world_size: int) -> range:
         """Return the ranks that lead a run: those that end their steps with `Node.checkpoint`."""

@@ -79,6 +79,24 @@ def test_second_part_of_one_name_names_both(things: Family) -> None:
     assert things["same"].factory is first
 
 
+@pytest.mark.parametrize(("made", "got"), [(None, "nothing"), (3, "3")])
+def test_a_factory_that_returns_something_else_is_told(made: object, got: str, things: Family) -> None:
+    things.register("odd")(lambda: made)
+    with pytest.raises(PsgdsimError, match=rf"thing 'odd' \(.*<lambda>\) returns {got}; expected a Thing"):
+        things["odd"].build()
+
+
+def test_a_factory_that_fails_is_told_with_the_line(things: Family) -> None:
+    def failing() -> Thing:
+        raise KeyError("x")
+
+    things.register("failing")(failing)
+    with pytest.raises(
+        PsgdsimError, match=r"thing 'failing' .* cannot be built: KeyError: 'x' \(.*test_registry.py:\d+\)"
+    ):
+        things["failing"].build()
+
+
 def test_parts_are_listed_by_name(things: Family) -> None:
     for name in ("b", "c", "a"):
         things.register(name)(Thing)

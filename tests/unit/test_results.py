@@ -49,6 +49,22 @@ def results_test_stops() -> Strategy:
     return Strategy(worker, lambda _world_size, _codec: None)
 
 
+@register_strategy("results_test_is_not_async")
+def results_test_is_not_async(*, raises: bool) -> Strategy:
+    """Run what is no coroutine function.
+
+    Args:
+        raises: whether it raises when it is called.
+    """
+
+    def worker(_node: Node, _task: Task) -> Any:
+        if raises:
+            raise RuntimeError("boom")
+        return 3
+
+    return Strategy(worker)
+
+
 def _names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
@@ -137,6 +153,20 @@ def test_a_target_that_is_not_reached_excuses_no_early_end(tiny: dict[str, Any])
     stops = {"max_steps": 5, "target_accuracy": 1.0, "evaluate": {"every": "1 steps"}}
     with pytest.raises(StrategyError, match="programs ended after step 1 of 5"):
         psgdsim.run({**tiny, "strategy": {"kind": "results_test_stops"}, **stops})
+
+
+@pytest.mark.parametrize(
+    ("raises", "message"),
+    [
+        (True, r"RuntimeError: boom \(.*test_results.py:"),
+        (False, "must be an `async def`; .*worker is none and returned 3"),
+    ],
+)
+def test_a_program_that_is_no_coroutine_leaves_a_failed_run(raises, message, tiny, tmp_path):
+    tiny["strategy"] = {"kind": "results_test_is_not_async", "raises": raises}
+    with pytest.raises(StrategyError, match=message):
+        psgdsim.run(tiny, out=tmp_path / "run")
+    assert psgdsim.load_run(tmp_path / "run").summary["status"] == "failed"
 
 
 def test_a_run_never_overwrites(tiny: dict[str, Any], tmp_path: Path) -> None:
