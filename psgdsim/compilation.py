@@ -9,7 +9,9 @@ import platform
 from collections.abc import Callable, Hashable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+_KEPT: Final = "_jitted"
 
 
 def lazy_jit(function: Callable[..., Any], *, static: tuple[str, ...] = ()) -> Callable[..., Any]:
@@ -34,17 +36,25 @@ def lazy_jit(function: Callable[..., Any], *, static: tuple[str, ...] = ()) -> C
 
 
 def jit_of(owner: Any, function: Callable[..., Any], *facts: Hashable) -> Callable[..., Any]:
-    """Return `lazy_jit(function)`, or what has been returned for the same owner, name of the function and facts before.
+    """Return `lazy_jit(function)`; of an owner that keeps it, the same one for the same name of the function and facts.
 
     A model, an optimizer or a codec is compiled once then, in however many runs of this process it is used.
 
     Args:
-        owner: what the function belongs to: an immutable object, of which alone the function is made.
-        function: a pure function of arrays, the same whenever owner, name and facts are. It lives as long as the owner.
+        owner: what the function belongs to: an object, of which alone the function is made.
+        function: a pure function of arrays, the same whenever owner, name and facts are. It lives as long as an owner
+            that keeps it.
         facts: what else it is made of.
     """
-    made = owner.__dict__.setdefault("_jitted", {})
-    return made.setdefault((function.__qualname__, *facts), lazy_jit(function))  # type: ignore[no-any-return]
+    kept, name = getattr(owner, _KEPT, None), getattr(function, "__qualname__", None)
+    if kept is None or name is None:
+        return lazy_jit(function)
+    return kept.setdefault((name, *facts), lazy_jit(function))  # type: ignore[no-any-return]
+
+
+def keep_jitted(owner: Any) -> None:
+    """Let an object keep what is jitted of it (see `jit_of`); it must never behave in another way than now."""
+    owner.__dict__.setdefault(_KEPT, {})
 
 
 class CompileClock:

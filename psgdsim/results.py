@@ -121,7 +121,7 @@ def summarize(
         experiment: what was run.
         mode: `sim` or `real`.
         outcome: what the driver returned.
-        wall: seconds on the clock from start to end, everything included.
+        wall: seconds on the clock from the valid scenario to the results.
         compiling: how many of them went into compiling, or None if that is not known.
     """
     scenario = experiment.scenario

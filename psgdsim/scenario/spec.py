@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial, reduce
 from typing import Annotated, Any, ClassVar, Final, Union, get_args, get_origin
@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, ValidationError, core_schema
 
+from psgdsim.compilation import keep_jitted
 from psgdsim.data.base import datasets, partitions
 from psgdsim.errors import PsgdsimError, nearest
 from psgdsim.registry import REQUIRED, Family, Parameter, Part
@@ -38,6 +39,9 @@ SHARED: Final = frozenset({"model", "optimizer", "schedule", "codec"})
 
 MAX_SHARED: Final = 64
 """So many of them are kept, with what has been compiled of each."""
+
+MAX_SHARED_LENGTH: Final = 1000
+"""A part that is given a longer list is built anew: comparing that would cost more than it saves."""
 
 FAMILY_KEY: Final = "x-psgdsim-family"
 """In a JSON schema, marks the place of a spec until the definitions of its family are filled in."""
@@ -72,7 +76,9 @@ class PartSpec:
         Raises:
             ValueError: the factory found parameters that do not fit together.
         """
-        return _shared(_Recipe(self.part.family, repr(self), self)) if _is_shared(self) else self.build_anew()
+        if not _is_shared(self):
+            return self.build_anew()
+        return _shared(_Recipe(repr(self), tuple(_parts(self)), self))
 
     def build_anew(self) -> Any:
         """Build an object of its own."""
@@ -105,25 +111,38 @@ class DataSpec(PartSpec):
 
 @dataclass(frozen=True)
 class _Recipe:
-    """A spec by what it says."""
+    """A spec by what it says, and of which parts."""
 
-    family: str
     text: str
+    parts: tuple[Part, ...]
     spec: PartSpec = field(compare=False)
 
 
 @lru_cache(maxsize=MAX_SHARED)
 def _shared(recipe: _Recipe) -> Any:
-    return recipe.spec.build_anew()
+    built = recipe.spec.build_anew()
+    keep_jitted(built)
+    return built
+
+
+def _parts(value: Any) -> Iterator[Part]:
+    """Return the part of a spec, and those inside."""
+    if isinstance(value, PartSpec):
+        yield value.part
+        value = value.parameters
+    if isinstance(value, list | tuple | Mapping):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _parts(each)
 
 
 def _is_shared(value: Any) -> bool:
     """Whether all that is built of a value, or of a part of it, may be the same object each time."""
     if isinstance(value, PartSpec):
-        is_ours = value.part.family in SHARED and value.part.module.startswith("psgdsim.")
+        home = getattr(value.part.factory, "__globals__", {}).get("__name__", "")  # a wrapper's own, whatever it wraps
+        is_ours = value.part.family in SHARED and home.startswith("psgdsim.")
         return is_ours and all(map(_is_shared, value.parameters.values()))
     if isinstance(value, list | tuple):
-        return all(map(_is_shared, value))
+        return len(value) <= MAX_SHARED_LENGTH and all(map(_is_shared, value))
     return not isinstance(value, dict) or all(map(_is_shared, value.values()))
 
 

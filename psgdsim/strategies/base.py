@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,10 +36,12 @@ def _guarded(program: Program) -> Program:
             running = program(node, task)
         except Exception as error:
             return _fail(error)
-        if inspect.iscoroutine(running):
+        if isinstance(running, Coroutine):
             return running
         name = getattr(program, "__qualname__", shown(program))
-        return _fail(StrategyError(f"what a rank runs must be an `async def`; {name} is none and returned {running!r}"))
+        return _fail(
+            StrategyError(f"what a rank runs must be an `async def`; {name} is none and returned {shown(running)}")
+        )
 
     return start
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 
 import psgdsim
-from psgdsim.codecs import codecs, register_codec, stateless
-from psgdsim.compilation import compile_clock, jit_of
+from psgdsim.codecs import codecs, register_codec, stateless, top_k
+from psgdsim.compilation import compile_clock, jit_of, keep_jitted
 from psgdsim.models import models
 from psgdsim.optimizers import optimizers
 from psgdsim.scenario.spec import read_spec
@@ -84,8 +86,51 @@ def test_a_part_of_ones_own_does_what_it_says_now(wrap, tiny, tmp_path, monkeypa
     assert first.summary["params_sha256"] != second.summary["params_sha256"]
 
 
+MINE = stateless(lambda update, _key: _times_factor(update), lambda payload, _like: payload)
+
+
+@register_codec("constant_of_a_test")
+def constant():
+    """Return the same codec whenever it is asked for."""
+    return MINE
+
+
+@register_codec("partial_of_a_test")
+def partial():
+    """Begin with a function that has no name."""
+    return replace(scaled(), init=functools.partial(lambda _number, _like: (), 1))
+
+
+def test_a_codec_of_ones_own_may_be_one_object(tiny, tmp_path, monkeypatch):
+    tiny |= {"strategy": {"kind": "parameter_server"}, "codec": {"kind": "constant_of_a_test"}}
+    first = psgdsim.run(tiny, mode="sim", out=tmp_path / "first")
+    monkeypatch.setattr(f"{__name__}.FACTOR", 3.0)
+    second = psgdsim.run(tiny, mode="sim", out=tmp_path / "second")
+    assert first.summary["params_sha256"] != second.summary["params_sha256"]
+
+
+def test_a_codec_of_ones_own_may_consist_of_callables(tiny, tmp_path):
+    tiny |= {"strategy": {"kind": "parameter_server"}, "codec": {"kind": "partial_of_a_test"}}
+    assert psgdsim.run(tiny, mode="sim", out=tmp_path / "run").summary["status"] == "completed"
+
+
+def test_a_part_that_wraps_a_built_in_one_is_ones_own():
+    def wrapping(number):
+        @register_codec("wrapping_of_a_test")
+        @functools.wraps(top_k)
+        def wrapper(**parameters):
+            return replace(top_k(**parameters), init=lambda _like: number)
+
+        return built(codecs, kind="wrapping_of_a_test", ratio=0.5)
+
+    assert (wrapping(1).init(None), wrapping(2).init(None)) == (1, 2)
+
+
 class Owner:
     """Anything that functions belong to."""
+
+    def __init__(self) -> None:
+        keep_jitted(self)
 
 
 def test_a_function_is_jitted_once_for_its_owner_and_facts():
@@ -100,6 +145,7 @@ def test_a_function_is_jitted_once_for_its_owner_and_facts():
     assert make(one, 1) is not make(one, 2)
     assert make(one, 1) is not make(other, 1)
     assert int(make(one, 2)(3)) == 5
+    assert make(object(), 1) is not make(object(), 1)
 
 
 def test_what_is_jitted_goes_with_its_owner():
